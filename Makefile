@@ -1,0 +1,72 @@
+# Two commands: `make demo` and `make test`. Everything they need is installed under .venv/, .tools/ and
+# ${XDG_CACHE_HOME:-~/.cache}/imagefleet; nothing has to be installed by hand but Python 3.11 and make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := .tools/bin/uv
+VENV := .venv/.synced
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+NAME ?= control_plane
+
+include make/*.mk
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST) | sort
+
+$(UV):
+	@echo "setting up uv $(UV_VERSION) in .tools" >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+# The first run downloads PyPI's torch (several GB); later ones come from uv's cache in seconds.
+$(VENV): pyproject.toml uv.lock | $(UV)
+	@echo "syncing .venv from uv.lock (the first time this downloads torch, several GB)" >&2
+	@$(UV) sync --frozen --all-extras --python $(PYTHON) >&2
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV) ## Install all dependencies into .venv
+
+.PHONY: demo
+demo: $(VENV) demo-model cluster-build ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONCE=1: ends)
+	@$(PY) -m scripts.demo
+
+.PHONY: test test-unit test-integration test-e2e
+test: $(VENV) demo-model cluster-build ## Set everything up and run all tests
+	@$(PYTEST) tests
+
+test-unit: $(VENV) ## The tests that need no cluster, in under a minute
+	@$(PYTEST) tests/unit
+
+test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
+	@$(PYTEST) tests/integration
+
+test-e2e: $(VENV) demo-model cluster-build ## Whole journeys on the whole fleet
+	@$(PYTEST) tests/e2e
+
+.PHONY: lint format
+lint: $(VENV) chart-lint image-lint check-generated ## Check format, style, types, import layers, chart and images
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/yamllint --strict .
+
+format: $(VENV) ## Format the code and mend what can be mended
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+.PHONY: bench
+bench: $(VENV) demo-model cluster-build ## Run one benchmark, NAME=control_plane|gateway; JSON lines on standard output
+	@$(PY) -m bench.$(NAME)
+
+.PHONY: clean
+clean: cluster-down ## End the local cluster and remove what was built here
+	@rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
