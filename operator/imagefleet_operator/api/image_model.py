@@ -1,0 +1,321 @@
+"""ImageModel: one immutable, verified version of a model."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator
+
+from imagefleet_operator.api.common import (
+    ApiModel,
+    Int32,
+    Int64,
+    Metadata,
+    Status,
+    list_map,
+    read_spec,
+    read_status,
+    rule,
+    rules,
+)
+from imagefleet_operator.api.quantity import quantity_bytes
+
+_FILE_URI = re.compile(r"^file://(?P<path>/[^/].*)$")
+_PVC_URI = re.compile(r"^pvc://(?P<claim>[a-z0-9]([-a-z0-9.]*[a-z0-9])?)/(?P<path>[^/].*)$")
+_SIZE = re.compile(r"^([1-9][0-9]{1,4})x([1-9][0-9]{1,4})$")
+
+SCHEME_MESSAGE = (
+    "uri must begin with file:// or pvc://: write file:///models/NAME for a folder of the worker's image, "
+    "or pvc://CLAIM/PATH for a folder of a PersistentVolumeClaim"
+)
+FILE_MESSAGE = "a file:// uri holds an absolute path, so three slashes: write file:///models/NAME"
+PVC_MESSAGE = (
+    "a pvc:// uri holds the name of a PersistentVolumeClaim of this namespace and the folder in it: "
+    "write pvc://CLAIM/PATH, the claim's name in lowercase letters, digits, '-' and '.'"
+)
+PATH_MESSAGE = "uri must not hold '.', '..' or empty parts: write the folder's own path"
+CHARACTERS_MESSAGE = (
+    "uri may hold letters, digits and . _ - @ + = , ~ only: rename the folder (no spaces, no %-encoding)"
+)
+SIZE_MESSAGE = "size must be WIDTHxHEIGHT in pixels: write for example 512x512"
+SIZE_STEP_MESSAGE = "width and height must be multiples of 8: write for example 512x768"
+
+_IMMUTABLE = "cannot be changed: make a new ImageModel with its own name, and name that one in the pool's spec.models[].model"
+_SIZE_CEL = "'^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$'"
+
+
+class Source(ApiModel):
+    """Where the files of a model are, and what they must be."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule("self == oldSelf", f"spec.source {_IMMUTABLE}", reason="FieldValueForbidden"))
+    )
+
+    uri: str = Field(
+        description="The folder with model_index.json and the weights. file:///PATH is a folder of the worker's image, "
+        "or of a volume that the pool's podTemplate mounts. pvc://CLAIM/PATH is a folder of the PersistentVolumeClaim "
+        "CLAIM of this namespace, which workers mount read-only. Required; cannot be changed.",
+        min_length=1,
+        max_length=1024,
+        json_schema_extra=rules(
+            rule("self.startsWith('file://') || self.startsWith('pvc://')", SCHEME_MESSAGE),
+            rule("!self.startsWith('file://') || self.matches('^file:///[^/]')", FILE_MESSAGE),
+            rule(
+                "!self.startsWith('pvc://') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[^/]')",
+                PVC_MESSAGE,
+            ),
+            rule("!self.matches('^[a-z]+://.*(//|/[.]{1,2}(/|$))')", PATH_MESSAGE),
+            rule("self.matches('^[A-Za-z0-9:/._@+=,~-]*$')", CHARACTERS_MESSAGE),
+        ),
+    )
+    digest: str | None = Field(
+        default=None,
+        description="The SHA-256 digest that the folder must have: sha256: and 64 hex digits, as `imagefleet-worker verify` "
+        "prints it. Files with another digest never serve. Absent: whatever is there at verification, "
+        "which status.digest then says. Cannot be changed.",
+        max_length=71,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^sha256:[0-9a-f]{64}$')",
+                "digest must be sha256: and 64 lowercase hex digits: copy what `imagefleet-worker verify --uri URI` "
+                "prints, or leave digest out",
+            )
+        ),
+    )
+
+    @property
+    def claim(self) -> str | None:
+        """The PersistentVolumeClaim that holds the folder; None for a file:// source."""
+        match = _PVC_URI.match(self.uri)
+        return match["claim"] if match else None
+
+    @property
+    def folder(self) -> str:
+        """The folder as a worker sees it: file:///models/a is /models/a, pvc://weights/a is /pvc/weights/a."""
+        path = self.uri.removeprefix("file://") if self.claim is None else "/pvc/" + self.uri.removeprefix("pvc://")
+        return path.rstrip("/")
+
+    @field_validator("uri")
+    @classmethod
+    def _known_source(cls, uri: str) -> str:
+        if not uri.startswith(("file://", "pvc://")):
+            raise ValueError(SCHEME_MESSAGE)
+        match = _FILE_URI.match(uri) or _PVC_URI.match(uri)
+        if match is None:
+            raise ValueError(FILE_MESSAGE if uri.startswith("file://") else PVC_MESSAGE)
+        if {"", ".", ".."} & set(match["path"].strip("/").split("/")):
+            raise ValueError(PATH_MESSAGE)
+        return uri
+
+
+class Pipeline(ApiModel):
+    """How diffusers loads the folder."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(rule("self == oldSelf", f"spec.pipeline {_IMMUTABLE}", reason="FieldValueForbidden"))
+    )
+
+    class_name: str = Field(
+        default="AutoPipelineForText2Image",
+        description="The diffusers pipeline class that loads the folder. AutoPipelineForText2Image finds it from "
+        "model_index.json; a class of your choice must be the one that model_index.json names. Cannot be changed.",
+        min_length=1,
+        max_length=128,
+        json_schema_extra=rules(
+            rule(
+                "self == 'AutoPipelineForText2Image' || self.matches('^[A-Za-z_][A-Za-z0-9_]*Pipeline$')",
+                "className must be the name of a diffusers pipeline class: write for example StableDiffusionXLPipeline, "
+                "or leave it out for AutoPipelineForText2Image",
+            )
+        ),
+    )
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto",
+        description="The number format of the weights in memory: float32, float16 or bfloat16. auto is bfloat16 on an "
+        "accelerator and float32 without one. Cannot be changed.",
+    )
+
+
+class Defaults(ApiModel):
+    """What a request that does not say otherwise gets."""
+
+    steps: Int32 = Field(default=20, description="Denoising steps of a request that names none.", ge=1, le=1000)
+    guidance_scale: float = Field(
+        default=5.0,
+        description="Guidance scale of a request that names none. Over 1, guidance is classifier-free and doubles the work.",
+        ge=0,
+        le=100,
+    )
+    size: str = Field(
+        default="512x512",
+        description="Size of a request that names none, WIDTHxHEIGHT in pixels, each a multiple of 8. "
+        "Set it to what the model was trained for.",
+        max_length=11,
+        json_schema_extra=rules(
+            rule(f"self.matches({_SIZE_CEL})", SIZE_MESSAGE),
+            rule(
+                f"!self.matches({_SIZE_CEL}) || self.split('x').all(side, int(side) % 8 == 0)",
+                SIZE_STEP_MESSAGE,
+            ),
+        ),
+    )
+
+    @property
+    def width(self) -> int:
+        """Pixels from left to right."""
+        return int(self.size.split("x")[0])
+
+    @property
+    def height(self) -> int:
+        """Pixels from top to bottom."""
+        return int(self.size.split("x")[1])
+
+    @field_validator("size")
+    @classmethod
+    def _known_size(cls, size: str) -> str:
+        if _SIZE.match(size) is None:
+            raise ValueError(SIZE_MESSAGE)
+        return size
+
+
+class Limits(ApiModel):
+    """The most that one request may ask for; more is refused, never trimmed."""
+
+    max_megapixels: float = Field(
+        default=1.1,
+        description="The largest picture, in millions of pixels: 1024x1024 is 1.048576.",
+        ge=0.004,
+        le=64,
+    )
+    max_steps: Int32 = Field(default=50, description="The most denoising steps.", ge=1, le=1000)
+    max_images: Int32 = Field(default=4, description="The most pictures of one request (n).", ge=1, le=10)
+
+
+class License(ApiModel):
+    """Under what terms the model may be used."""
+
+    spdx: str = Field(
+        description="SPDX licence expression, for example Apache-2.0 or LicenseRef-my-terms.",
+        min_length=1,
+        max_length=128,
+        json_schema_extra=rules(
+            rule(
+                r"self.matches('^[(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*( (AND|OR|WITH) [(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*)*$')",
+                "spdx must be an SPDX licence expression: write for example Apache-2.0, 'MIT OR Apache-2.0', "
+                "or LicenseRef-NAME for terms that have no identifier",
+            )
+        ),
+    )
+
+
+class ImageModelSpec(ApiModel):
+    """What a model is and how it may be used."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                f"!self.defaults.size.matches({_SIZE_CEL}) || double(int(self.defaults.size.split('x')[0]) "
+                "* int(self.defaults.size.split('x')[1])) <= self.limits.maxMegapixels * 1000000.0",
+                "defaults.size is larger than limits.maxMegapixels allows: make defaults.size smaller "
+                "or limits.maxMegapixels larger (1024x1024 needs 1.05)",
+                path=".defaults.size",
+            ),
+            rule(
+                "self.defaults.steps <= self.limits.maxSteps",
+                "defaults.steps is over limits.maxSteps: lower defaults.steps (20 where absent) or raise limits.maxSteps",
+                path=".defaults.steps",
+            ),
+        )
+    )
+
+    source: Source = Field(description="Where the files of the model are, and what they must be. Cannot be changed.")
+    pipeline: Pipeline = Field(
+        default_factory=Pipeline,
+        description="How diffusers loads the folder. Cannot be changed.",
+        json_schema_extra={"default": {}},
+    )
+    defaults: Defaults = Field(
+        default_factory=Defaults,
+        description="What a request that does not say otherwise gets.",
+        json_schema_extra={"default": {}},
+    )
+    limits: Limits = Field(
+        default_factory=Limits,
+        description="The most that one request may ask for; more is refused, never trimmed.",
+        json_schema_extra={"default": {}},
+    )
+    memory: int | str | None = Field(
+        default=None,
+        description="Memory of the accelerator that the loaded model and its largest request take, for example 7Gi. "
+        "Absent: measured when a worker loads it, and reported in status.performance.",
+        json_schema_extra=rules(
+            rule(
+                "type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
+                "memory must be a positive quantity: write for example 7Gi, or leave it out to have it measured",
+            )
+        ),
+    )
+    license: License | None = Field(default=None, description="Under what terms the model may be used.")
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """`memory` in bytes; None where it is to be measured."""
+        return None if self.memory is None else quantity_bytes(self.memory)
+
+    @field_validator("memory")
+    @classmethod
+    def _known_memory(cls, memory: int | str | None) -> int | str | None:
+        if memory is not None:
+            quantity_bytes(memory)
+        return memory
+
+
+class Performance(ApiModel):
+    """What was measured on one kind of accelerator."""
+
+    accelerator: str = Field(description="The accelerator's name as NVML gives it, cpu where there is none.", max_length=128)
+    seconds_per_megapixel_step: float | None = Field(
+        default=None, description="Seconds for one denoising step of one megapixel, without guidance.", ge=0
+    )
+    load_seconds: float | None = Field(default=None, description="Seconds from nothing to ready to draw.", ge=0)
+    memory: int | str | None = Field(
+        default=None, description="Memory of the accelerator that the loaded model and its largest request took."
+    )
+
+
+class Copies(ApiModel):
+    """How many workers hold the model."""
+
+    available: Int32 = Field(default=0, description="Workers that hold it, ready to draw.", ge=0)
+    total: Int32 = Field(default=0, description="Workers that hold it or should.", ge=0)
+    failed: Int32 = Field(default=0, description="Workers on which it failed to load.", ge=0)
+
+
+class ImageModelStatus(Status):
+    """What the operator found out about a model."""
+
+    digest: str | None = Field(default=None, description="The digest of the files, as verification computed it.")
+    bytes: Int64 | None = Field(default=None, description="Size of the files, in bytes.", ge=0)
+    class_name: str | None = Field(default=None, description="The pipeline class that model_index.json names.")
+    performance: tuple[Performance, ...] = Field(
+        default=(),
+        description="What was measured, one entry for each kind of accelerator.",
+        json_schema_extra=list_map("accelerator"),
+    )
+    copies: Copies | None = Field(default=None, description="How many workers, of all pools, hold the model.")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageModel:
+    """One immutable, verified version of a model: weights, digest, pipeline and limits."""
+
+    metadata: Metadata
+    spec: ImageModelSpec
+    status: ImageModelStatus
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, Any]) -> "ImageModel":
+        """Read an ImageModel of the cluster. Raises InvalidResource."""
+        metadata = Metadata.parse(obj)
+        return cls(metadata, read_spec(ImageModelSpec, obj), read_status(ImageModelStatus, obj))

@@ -1,0 +1,334 @@
+"""InferencePool: workers that share one shape, and the models that they serve."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
+
+from imagefleet_operator.api.common import (
+    MAX_NAME_LENGTH,
+    ApiModel,
+    Int32,
+    Int64,
+    Metadata,
+    Status,
+    list_map,
+    read_spec,
+    read_status,
+    rule,
+    rules,
+)
+
+Quantities = Mapping[str, int | str]
+MAX_MODELS = 256
+
+_QUANTITIES: dict[str, JsonValue] = {
+    "maxProperties": 16,
+    **rules(
+        rule(
+            "self.all(name, type(self[name]) == int ? self[name] >= 0 : "
+            "isQuantity(self[name]) && !quantity(self[name]).isLessThan(quantity('0')))",
+            "an amount must be a quantity that is not negative: write for example cpu: 500m, memory: 16Gi",
+        )
+    ),
+}
+
+
+class PoolModel(ApiModel):
+    """A model that the pool serves, under the name by which callers ask for it."""
+
+    name: str = Field(
+        description="What callers put into a request's \"model\". Letters, digits and . _ : - are allowed. Unique in the pool.",
+        min_length=1,
+        max_length=63,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$')",
+                "name may hold letters, digits and . _ : - only, and begins and ends with a letter or digit: write for "
+                "example sdxl-turbo (callers write NAMESPACE/NAME where two namespaces use the same name, so no slash)",
+            )
+        ),
+    )
+    model: str = Field(
+        description="The ImageModel of this namespace that answers. Name another one to move to a new version.",
+        min_length=1,
+        max_length=MAX_NAME_LENGTH,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+                "model must be the metadata.name of an ImageModel of this namespace: lowercase letters, digits and '-'",
+            )
+        ),
+    )
+    min_resident: Int32 = Field(
+        default=1,
+        description="Workers that always hold the model, ready to draw. 0: loaded when a request for it comes. "
+        "More than there are workers: the ModelsPlaced condition says so.",
+        ge=0,
+    )
+
+
+class Accelerator(ApiModel):
+    """What each worker draws on."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "self.resource.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && "
+                "!self.resource.matches('^([^/]*[.])?kubernetes[.]io/')",
+                "resource must be an extended resource that a device plugin offers: write for example nvidia.com/gpu or "
+                "nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator",
+                path=".resource",
+            )
+        )
+    )
+
+    resource: str = Field(
+        default="nvidia.com/gpu",
+        description="The extended resource, as the node's device plugin names it, for example nvidia.com/gpu.",
+        min_length=1,
+        max_length=253,
+    )
+    count: Int32 = Field(default=1, description="How many for each worker. 0: workers that draw on the CPU.", ge=0, le=64)
+
+
+class Resources(ApiModel):
+    """Other compute resources of each worker."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
+                "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
+                "!quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",
+                "a request is larger than its limit: lower resources.requests or raise resources.limits",
+                path=".requests",
+            )
+        )
+    )
+
+    requests: Quantities = Field(
+        default_factory=dict,
+        description="What each worker reserves, for example {cpu: \"4\", memory: 32Gi}.",
+        json_schema_extra=_QUANTITIES,
+    )
+    limits: Quantities = Field(
+        default_factory=dict,
+        description="The most that each worker may use, for example {memory: 64Gi}.",
+        json_schema_extra=_QUANTITIES,
+    )
+
+
+class PodTemplateMetadata(ApiModel):
+    """Labels and annotations of the worker pods."""
+
+    labels: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="Labels that each worker pod gets besides the operator's own.",
+        json_schema_extra={
+            "maxProperties": 32,
+            **rules(
+                rule(
+                    "self.all(key, !key.startsWith('imagefleet.dev/') && !key.startsWith('app.kubernetes.io/'))",
+                    "labels that begin with imagefleet.dev/ or app.kubernetes.io/ are the operator's: leave them out, "
+                    "or use a prefix of your own",
+                )
+            ),
+        },
+    )
+    annotations: Mapping[str, str] = Field(
+        default_factory=dict, description="Annotations that each worker pod gets besides the operator's own."
+    )
+
+
+# A container, volume or toleration is whatever the cluster's own version of Kubernetes takes; the API server checks it
+# when the operator applies the Deployment, and the pool's WorkersReady condition carries what it says.
+_NAMED_ITEMS: dict[str, JsonValue] = {
+    "type": "array",
+    **list_map("name"),
+    "items": {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"type": "string", "description": "Tells it apart from the others of its list."}},
+        "x-kubernetes-preserve-unknown-fields": True,
+    },
+}
+_POD_SPEC_SCHEMA: dict[str, JsonValue] = {
+    "type": "object",
+    "x-kubernetes-preserve-unknown-fields": True,
+    "properties": {
+        "containers": {
+            "description": "Containers by name: `worker` is the operator's, others run beside it.",
+            **_NAMED_ITEMS,
+        },
+        "initContainers": {"description": "Containers that run before the worker, by name.", **_NAMED_ITEMS},
+        "volumes": {"description": "Volumes by name, besides the operator's own.", **_NAMED_ITEMS},
+    },
+    **rules(
+        rule(
+            "!has(self.terminationGracePeriodSeconds)",
+            "the grace period follows from worker.maxRequestSeconds (30 seconds more): leave "
+            "terminationGracePeriodSeconds out and set worker.maxRequestSeconds",
+            reason="FieldValueForbidden",
+        )
+    ),
+}
+
+
+class PodTemplate(ApiModel):
+    """What is merged over the operator's own pod template."""
+
+    metadata: PodTemplateMetadata = Field(
+        default_factory=PodTemplateMetadata, description="Labels and annotations of the worker pods."
+    )
+    spec: Annotated[dict[str, Any], WithJsonSchema(_POD_SPEC_SCHEMA)] = Field(
+        default_factory=dict,
+        description="A PodSpec, merged over the operator's: nodeSelector, tolerations, affinity, volumes, imagePullSecrets "
+        "and so on. Containers, init containers and volumes merge by name; the worker's container is `worker`.",
+    )
+
+
+class Worker(ApiModel):
+    """What each worker is made of."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "!has(self.resources) || ((!has(self.resources.limits) || !(self.accelerator.resource in self.resources.limits)) "
+                "&& (!has(self.resources.requests) || !(self.accelerator.resource in self.resources.requests)))",
+                "the accelerator is asked for in worker.accelerator: set worker.accelerator.count and leave it out of "
+                "worker.resources",
+                path=".resources",
+                reason="FieldValueForbidden",
+            )
+        )
+    )
+
+    image: str | None = Field(
+        default=None,
+        description="Container image of the worker. Absent: the operator's own choice, which moves with its version.",
+        min_length=1,
+        max_length=512,
+        json_schema_extra=rules(
+            rule(
+                "self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",
+                "image must be the name of a container image: write for example registry.example.com/imagefleet-worker:0.1.0",
+            )
+        ),
+    )
+    accelerator: Accelerator = Field(
+        default_factory=Accelerator,
+        description="What each worker draws on. Absent: one nvidia.com/gpu.",
+        json_schema_extra={"default": {}},
+    )
+    resources: Resources = Field(
+        default_factory=Resources, description="Other compute resources of each worker, such as cpu and memory."
+    )
+    max_request_seconds: Int32 = Field(
+        default=300,
+        description="The longest request, by its estimate, that a worker takes. A worker that ends has 30 seconds more "
+        "than this to finish what it took.",
+        ge=1,
+        le=3600,
+    )
+    pod_template: PodTemplate = Field(
+        default_factory=PodTemplate,
+        description="What is merged over the operator's own pod template, for all that has no field here.",
+    )
+
+
+class InferencePoolSpec(ApiModel):
+    """What a pool serves, on what, and how large it is."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            rule(
+                "has(self.replicas)",
+                "set spec.replicas to the number of workers: for example replicas: 1 (kubectl scale changes it later)",
+                path=".replicas",
+                reason="FieldValueRequired",
+            )
+        )
+    )
+
+    models: tuple[PoolModel, ...] = Field(
+        description="The models that the pool serves, at least one. Every worker of the pool may hold each of them.",
+        max_length=MAX_MODELS,
+        json_schema_extra={
+            **list_map("name"),
+            **rules(
+                rule(
+                    "self.size() > 0",
+                    "name at least one model: for example models: [{name: shapes, model: shapes-1}]",
+                    reason="FieldValueRequired",
+                )
+            ),
+        },
+    )
+    worker: Worker = Field(
+        default_factory=Worker, description="What each worker is made of.", json_schema_extra={"default": {}}
+    )
+    replicas: Int32 | None = Field(
+        default=None, description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it.", ge=0
+    )
+
+
+class Traffic(ApiModel):
+    """One share of the requests for a name."""
+
+    model: str = Field(description="The ImageModel that answers.")
+    percent: Int32 = Field(description="Its share of the requests; all shares of a name add up to 100.", ge=0, le=100)
+
+
+class PoolModelStatus(ApiModel):
+    """How one of the pool's models stands."""
+
+    name: str = Field(description="The name of spec.models[].")
+    stable: str | None = Field(default=None, description="The ImageModel that serves it.")
+    traffic: tuple[Traffic, ...] = Field(
+        default=(), description="Which ImageModel gets which share of the requests.", json_schema_extra=list_map("model")
+    )
+    resident: Int32 = Field(default=0, description="Workers that hold it, ready to draw.", ge=0)
+    ready: bool = Field(default=False, description="Whether at least minResident workers hold it, or it loads on demand.")
+
+
+class AcceleratorStatus(ApiModel):
+    """The accelerators of all workers together. What was not measured is absent."""
+
+    name: str | None = Field(default=None, description="The accelerator's name as NVML gives it.")
+    count: Int32 = Field(default=0, description="Accelerators of all workers.", ge=0)
+    utilization: float | None = Field(default=None, description="Mean share of the time in use, 0 to 1.", ge=0, le=1)
+    memory_used_bytes: Int64 | None = Field(default=None, description="Memory in use, the sum in bytes.", ge=0)
+    memory_total_bytes: Int64 | None = Field(default=None, description="Memory there is, the sum in bytes.", ge=0)
+    temperature_celsius: float | None = Field(default=None, description="The hottest one's temperature.")
+    power_watts: float | None = Field(default=None, description="Power drawn, the sum.", ge=0)
+
+
+class InferencePoolStatus(Status):
+    """How a pool stands."""
+
+    replicas: Int32 = Field(default=0, description="Worker pods there are.", ge=0)
+    ready_replicas: Int32 = Field(default=0, description="Worker pods that are Ready.", ge=0)
+    selector: str = Field(default="", description="Label selector of the worker pods, as the scale subresource gives it.")
+    models: tuple[PoolModelStatus, ...] = Field(
+        default=(), description="How each of the pool's models stands.", json_schema_extra=list_map("name")
+    )
+    accelerator: AcceleratorStatus | None = Field(
+        default=None, description="The accelerators of all workers together; absent where there is none."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class InferencePool:
+    """Generic workers of one shape, and the models that they serve."""
+
+    metadata: Metadata
+    spec: InferencePoolSpec
+    status: InferencePoolStatus
+
+    @classmethod
+    def parse(cls, obj: Mapping[str, Any]) -> "InferencePool":
+        """Read an InferencePool of the cluster. Raises InvalidResource."""
+        metadata = Metadata.parse(obj)
+        return cls(metadata, read_spec(InferencePoolSpec, obj), read_status(InferencePoolStatus, obj))
