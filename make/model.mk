@@ -1,0 +1,8 @@
+# The demo's models: tiny pipelines with random weights, made without a network.
+DEMO_MODELS := tiny-1 tiny-2
+
+.PHONY: demo-model
+demo-model: $(DEMO_MODELS:%=build/models/%/model_index.json) ## Make the demo's models in build/models
+
+build/models/tiny-%/model_index.json: scripts/demo_model.py | $(VENV)
+	$(PY) $< --out $(@D) --seed $*
