@@ -16,7 +16,7 @@ API_VERSION = f"{GROUP}/{VERSION}"
 # `P-workers` is a Service and `M-verify-<hash of 10>` a label of its pods: both have room for 63 characters.
 MAX_NAME_LENGTH = 45
 
-RuleReason = Literal["FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired"]
+RuleReason = Literal["FieldValueForbidden", "FieldValueRequired"]
 
 Int32 = Annotated[int, Field(json_schema_extra={"format": "int32"})]
 Int64 = Annotated[int, Field(json_schema_extra={"format": "int64"})]
@@ -36,20 +36,33 @@ class ApiModel(BaseModel):
 
 
 def rule(
-    expression: str,
-    message: str,
-    *,
-    path: str | None = None,
-    reason: RuleReason = "FieldValueInvalid",
+    expression: str, message: str, *, path: str | None = None, reason: RuleReason | None = None
 ) -> dict[str, JsonValue]:
-    """One CEL rule of the schema; `path` is the field, relative to the rule's own, that the refusal names."""
-    written: dict[str, JsonValue] = {"rule": expression, "message": message, "reason": reason}
-    return written if path is None else written | {"fieldPath": path}
+    """One CEL rule of the schema.
+
+    `path` is the field that the refusal names, relative to the rule's own; `reason` says what is wrong with its
+    value where that is more than that it is invalid.
+    """
+    options = {"fieldPath": path, "reason": reason}
+    return {
+        "rule": expression,
+        "message": message,
+        **{key: value for key, value in options.items() if value is not None},
+    }
 
 
 def rules(*items: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Rules as `json_schema_extra` of a field or a model takes them."""
     return {"x-kubernetes-validations": list(items)}
+
+
+def name_length_rule(kind: str) -> dict[str, JsonValue]:
+    """The rule on the length of a resource's name, which its children's names and labels contain."""
+    return rule(
+        f"self.metadata.name.size() <= {MAX_NAME_LENGTH}",
+        f"metadata.name of an {kind} has at most {MAX_NAME_LENGTH} characters, since its children's names "
+        "and labels hold it: make a shorter name",
+    )
 
 
 def list_map(*keys: str) -> dict[str, JsonValue]:
@@ -66,7 +79,7 @@ class InvalidReason(enum.StrEnum):
     """Its spec does not fit this version's schema, for example because an older schema let it in."""
 
 
-class InvalidResource(Exception):
+class InvalidResource(Exception):  # noqa: N818 - it reports a state of the cluster, not a failure of ours
     """A resource of the cluster that this version cannot read; it concerns that resource alone.
 
     `reason` and `message` are meant for a condition and say which field is wrong and why.
@@ -127,7 +140,9 @@ class Condition(ApiModel):
     """One condition, as `kubectl wait --for=condition=TYPE` reads it."""
 
     type: str = Field(description="What the condition is about, for example Ready.", max_length=316)
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether it holds: True, False or Unknown.")
+    status: Literal["True", "False", "Unknown"] = Field(
+        description="Whether it holds: True, False or Unknown."
+    )
     observed_generation: Int64 = Field(
         description="The metadata.generation of the resource that the condition was found for.", ge=0
     )
@@ -135,7 +150,9 @@ class Condition(ApiModel):
         description="When the status last changed.", json_schema_extra={"format": "date-time"}
     )
     reason: str = Field(description="Why, in one CamelCase word for programs.", min_length=1, max_length=1024)
-    message: str = Field(description="Why, in a sentence for people; what to do where something is wrong.", max_length=32768)
+    message: str = Field(
+        description="Why, in a sentence for people; what to do where something is wrong.", max_length=32768
+    )
 
 
 class Status(ApiModel):
@@ -143,11 +160,14 @@ class Status(ApiModel):
 
     observed_generation: Int64 = Field(
         default=-1,
-        description="The metadata.generation that this status was written for; -1 until the operator first saw the resource.",
+        description="The metadata.generation that this status was written for; -1 until the operator first "
+        "saw the resource.",
         ge=-1,
     )
     conditions: tuple[Condition, ...] = Field(
-        default=(), description="What is so at present, one entry for each type.", json_schema_extra=list_map("type")
+        default=(),
+        description="What is so at present, one entry for each type.",
+        json_schema_extra=list_map("type"),
     )
 
     def condition(self, kind: str) -> Condition | None:
@@ -168,7 +188,7 @@ def read_spec(model: type[SpecT], obj: Mapping[str, Any]) -> SpecT:
 
 
 def read_status(model: type[StatusT], obj: Mapping[str, Any]) -> StatusT:
-    """Read `obj["status"]`. One that cannot be read is no opinion: it counts as never written, and is written anew."""
+    """Read `obj["status"]`. One that cannot be read is no opinion: it counts as never written."""
     try:
         return model.model_validate(obj.get("status") or {})
     except ValidationError:
@@ -176,8 +196,10 @@ def read_status(model: type[StatusT], obj: Mapping[str, Any]) -> StatusT:
 
 
 def _describe(error: ValidationError) -> str:
-    problems = (f"spec{_path(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_url=False))
-    return "; ".join(problems)
+    problems = error.errors(include_url=False, include_input=False)
+    return "; ".join(
+        f"spec{_path(problem['loc'])}: {problem['msg'].removeprefix('Value error, ')}" for problem in problems
+    )
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -3,9 +3,9 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, JsonValue, field_validator
 
 from imagefleet_operator.api.common import (
     ApiModel,
@@ -14,6 +14,7 @@ from imagefleet_operator.api.common import (
     Metadata,
     Status,
     list_map,
+    name_length_rule,
     read_spec,
     read_status,
     rule,
@@ -31,8 +32,8 @@ SCHEME_MESSAGE = (
 )
 FILE_MESSAGE = "a file:// uri holds an absolute path, so three slashes: write file:///models/NAME"
 PVC_MESSAGE = (
-    "a pvc:// uri holds the name of a PersistentVolumeClaim of this namespace and the folder in it: "
-    "write pvc://CLAIM/PATH, the claim's name in lowercase letters, digits, '-' and '.'"
+    "a pvc:// uri holds the name of a PersistentVolumeClaim of this namespace and the folder in it: write "
+    "pvc://CLAIM/PATH, the claim's name in lowercase letters, digits, '-' and '.'"
 )
 PATH_MESSAGE = "uri must not hold '.', '..' or empty parts: write the folder's own path"
 CHARACTERS_MESSAGE = (
@@ -41,7 +42,11 @@ CHARACTERS_MESSAGE = (
 SIZE_MESSAGE = "size must be WIDTHxHEIGHT in pixels: write for example 512x512"
 SIZE_STEP_MESSAGE = "width and height must be multiples of 8: write for example 512x768"
 
-_IMMUTABLE = "cannot be changed: make a new ImageModel with its own name, and name that one in the pool's spec.models[].model"
+_IMMUTABLE = (
+    "cannot be changed: make a new ImageModel with its own name, and name that one in the pool's "
+    "spec.models[].model"
+)
+_SPDX_TERM = "[(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*"
 _SIZE_CEL = "'^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$'"
 
 
@@ -49,20 +54,24 @@ class Source(ApiModel):
     """Where the files of a model are, and what they must be."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(rule("self == oldSelf", f"spec.source {_IMMUTABLE}", reason="FieldValueForbidden"))
+        json_schema_extra=rules(
+            rule("self == oldSelf", f"spec.source {_IMMUTABLE}", reason="FieldValueForbidden")
+        )
     )
 
     uri: str = Field(
-        description="The folder with model_index.json and the weights. file:///PATH is a folder of the worker's image, "
-        "or of a volume that the pool's podTemplate mounts. pvc://CLAIM/PATH is a folder of the PersistentVolumeClaim "
-        "CLAIM of this namespace, which workers mount read-only. Required; cannot be changed.",
+        description="The folder with model_index.json and the weights. file:///PATH is a folder of the "
+        "worker's image, or of a volume that the pool's podTemplate mounts. pvc://CLAIM/PATH is a folder of "
+        "the PersistentVolumeClaim CLAIM of this namespace, which workers mount read-only. Required; cannot "
+        "be changed.",
         min_length=1,
         max_length=1024,
         json_schema_extra=rules(
             rule("self.startsWith('file://') || self.startsWith('pvc://')", SCHEME_MESSAGE),
             rule("!self.startsWith('file://') || self.matches('^file:///[^/]')", FILE_MESSAGE),
             rule(
-                "!self.startsWith('pvc://') || self.matches('^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[^/]')",
+                "!self.startsWith('pvc://') || "
+                "self.matches('^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[^/]')",
                 PVC_MESSAGE,
             ),
             rule("!self.matches('^[a-z]+://.*(//|/[.]{1,2}(/|$))')", PATH_MESSAGE),
@@ -71,15 +80,15 @@ class Source(ApiModel):
     )
     digest: str | None = Field(
         default=None,
-        description="The SHA-256 digest that the folder must have: sha256: and 64 hex digits, as `imagefleet-worker verify` "
-        "prints it. Files with another digest never serve. Absent: whatever is there at verification, "
-        "which status.digest then says. Cannot be changed.",
+        description="The SHA-256 digest that the folder must have: sha256: and 64 hex digits, as "
+        "`imagefleet-worker verify` prints it. Files with another digest never serve. Absent: whatever is "
+        "there at verification, which status.digest then says. Cannot be changed.",
         max_length=71,
         json_schema_extra=rules(
             rule(
                 "self.matches('^sha256:[0-9a-f]{64}$')",
-                "digest must be sha256: and 64 lowercase hex digits: copy what `imagefleet-worker verify --uri URI` "
-                "prints, or leave digest out",
+                "digest must be sha256: and 64 lowercase hex digits: copy what `imagefleet-worker verify "
+                "--uri URI` prints, or leave digest out",
             )
         ),
     )
@@ -92,8 +101,12 @@ class Source(ApiModel):
 
     @property
     def folder(self) -> str:
-        """The folder as a worker sees it: file:///models/a is /models/a, pvc://weights/a is /pvc/weights/a."""
-        path = self.uri.removeprefix("file://") if self.claim is None else "/pvc/" + self.uri.removeprefix("pvc://")
+        """The folder on a worker: file:///models/a is /models/a, pvc://weights/a is /pvc/weights/a."""
+        path = (
+            self.uri.removeprefix("file://")
+            if self.claim is None
+            else "/pvc/" + self.uri.removeprefix("pvc://")
+        )
         return path.rstrip("/")
 
     @field_validator("uri")
@@ -113,44 +126,50 @@ class Pipeline(ApiModel):
     """How diffusers loads the folder."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(rule("self == oldSelf", f"spec.pipeline {_IMMUTABLE}", reason="FieldValueForbidden"))
+        json_schema_extra=rules(
+            rule("self == oldSelf", f"spec.pipeline {_IMMUTABLE}", reason="FieldValueForbidden")
+        )
     )
 
     class_name: str = Field(
         default="AutoPipelineForText2Image",
-        description="The diffusers pipeline class that loads the folder. AutoPipelineForText2Image finds it from "
-        "model_index.json; a class of your choice must be the one that model_index.json names. Cannot be changed.",
+        description="The diffusers pipeline class that loads the folder. AutoPipelineForText2Image finds it "
+        "from model_index.json; a class of your choice must be the one that model_index.json names. Cannot "
+        "be changed.",
         min_length=1,
         max_length=128,
         json_schema_extra=rules(
             rule(
                 "self == 'AutoPipelineForText2Image' || self.matches('^[A-Za-z_][A-Za-z0-9_]*Pipeline$')",
-                "className must be the name of a diffusers pipeline class: write for example StableDiffusionXLPipeline, "
-                "or leave it out for AutoPipelineForText2Image",
+                "className must be the name of a diffusers pipeline class: write for example "
+                "StableDiffusionXLPipeline, or leave it out for AutoPipelineForText2Image",
             )
         ),
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
-        description="The number format of the weights in memory: float32, float16 or bfloat16. auto is bfloat16 on an "
-        "accelerator and float32 without one. Cannot be changed.",
+        description="The number format of the weights in memory: float32, float16 or bfloat16. auto is "
+        "bfloat16 on an accelerator and float32 without one. Cannot be changed.",
     )
 
 
 class Defaults(ApiModel):
     """What a request that does not say otherwise gets."""
 
-    steps: Int32 = Field(default=20, description="Denoising steps of a request that names none.", ge=1, le=1000)
+    steps: Int32 = Field(
+        default=20, description="Denoising steps of a request that names none.", ge=1, le=1000
+    )
     guidance_scale: float = Field(
         default=5.0,
-        description="Guidance scale of a request that names none. Over 1, guidance is classifier-free and doubles the work.",
+        description="Guidance scale of a request that names none. Over 1, guidance is classifier-free and "
+        "doubles the work.",
         ge=0,
         le=100,
     )
     size: str = Field(
         default="512x512",
-        description="Size of a request that names none, WIDTHxHEIGHT in pixels, each a multiple of 8. "
-        "Set it to what the model was trained for.",
+        description="Size of a request that names none, WIDTHxHEIGHT in pixels, each a multiple of 8. Set "
+        "it to what the model was trained for.",
         max_length=11,
         json_schema_extra=rules(
             rule(f"self.matches({_SIZE_CEL})", SIZE_MESSAGE),
@@ -201,9 +220,9 @@ class License(ApiModel):
         max_length=128,
         json_schema_extra=rules(
             rule(
-                r"self.matches('^[(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*( (AND|OR|WITH) [(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*)*$')",
-                "spdx must be an SPDX licence expression: write for example Apache-2.0, 'MIT OR Apache-2.0', "
-                "or LicenseRef-NAME for terms that have no identifier",
+                f"self.matches('^{_SPDX_TERM}( (AND|OR|WITH) {_SPDX_TERM})*$')",
+                "spdx must be an SPDX licence expression: write for example Apache-2.0, 'MIT OR "
+                "Apache-2.0', or LicenseRef-NAME for terms that have no identifier",
             )
         ),
     )
@@ -217,19 +236,22 @@ class ImageModelSpec(ApiModel):
             rule(
                 f"!self.defaults.size.matches({_SIZE_CEL}) || double(int(self.defaults.size.split('x')[0]) "
                 "* int(self.defaults.size.split('x')[1])) <= self.limits.maxMegapixels * 1000000.0",
-                "defaults.size is larger than limits.maxMegapixels allows: make defaults.size smaller "
-                "or limits.maxMegapixels larger (1024x1024 needs 1.05)",
+                "defaults.size is larger than limits.maxMegapixels allows: make defaults.size smaller or "
+                "limits.maxMegapixels larger (1024x1024 needs 1.05)",
                 path=".defaults.size",
             ),
             rule(
                 "self.defaults.steps <= self.limits.maxSteps",
-                "defaults.steps is over limits.maxSteps: lower defaults.steps (20 where absent) or raise limits.maxSteps",
+                "defaults.steps is over limits.maxSteps: lower defaults.steps (20 where absent) or raise "
+                "limits.maxSteps",
                 path=".defaults.steps",
             ),
         )
     )
 
-    source: Source = Field(description="Where the files of the model are, and what they must be. Cannot be changed.")
+    source: Source = Field(
+        description="Where the files of the model are, and what they must be. Cannot be changed."
+    )
     pipeline: Pipeline = Field(
         default_factory=Pipeline,
         description="How diffusers loads the folder. Cannot be changed.",
@@ -247,12 +269,14 @@ class ImageModelSpec(ApiModel):
     )
     memory: int | str | None = Field(
         default=None,
-        description="Memory of the accelerator that the loaded model and its largest request take, for example 7Gi. "
-        "Absent: measured when a worker loads it, and reported in status.performance.",
+        description="Memory of the accelerator that the loaded model and its largest request take, for "
+        "example 7Gi. Absent: measured when a worker loads it, and reported in status.performance.",
         json_schema_extra=rules(
             rule(
-                "type(self) == int ? self > 0 : isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))",
-                "memory must be a positive quantity: write for example 7Gi, or leave it out to have it measured",
+                "type(self) == int ? self > 0 : isQuantity(self) && "
+                "quantity(self).isGreaterThan(quantity('0'))",
+                "memory must be a positive quantity: write for example 7Gi, or leave it out to have it "
+                "measured",
             )
         ),
     )
@@ -274,13 +298,18 @@ class ImageModelSpec(ApiModel):
 class Performance(ApiModel):
     """What was measured on one kind of accelerator."""
 
-    accelerator: str = Field(description="The accelerator's name as NVML gives it, cpu where there is none.", max_length=128)
+    accelerator: str = Field(
+        description="The accelerator's name as NVML gives it, cpu where there is none.", max_length=128
+    )
     seconds_per_megapixel_step: float | None = Field(
         default=None, description="Seconds for one denoising step of one megapixel, without guidance.", ge=0
     )
-    load_seconds: float | None = Field(default=None, description="Seconds from nothing to ready to draw.", ge=0)
+    load_seconds: float | None = Field(
+        default=None, description="Seconds from nothing to ready to draw.", ge=0
+    )
     memory: int | str | None = Field(
-        default=None, description="Memory of the accelerator that the loaded model and its largest request took."
+        default=None,
+        description="Memory of the accelerator that the loaded model and its largest request took.",
     )
 
 
@@ -295,9 +324,13 @@ class Copies(ApiModel):
 class ImageModelStatus(Status):
     """What the operator found out about a model."""
 
-    digest: str | None = Field(default=None, description="The digest of the files, as verification computed it.")
+    digest: str | None = Field(
+        default=None, description="The digest of the files, as verification computed it."
+    )
     bytes: Int64 | None = Field(default=None, description="Size of the files, in bytes.", ge=0)
-    class_name: str | None = Field(default=None, description="The pipeline class that model_index.json names.")
+    class_name: str | None = Field(
+        default=None, description="The pipeline class that model_index.json names."
+    )
     performance: tuple[Performance, ...] = Field(
         default=(),
         description="What was measured, one entry for each kind of accelerator.",
@@ -313,6 +346,19 @@ class ImageModel:
     metadata: Metadata
     spec: ImageModelSpec
     status: ImageModelStatus
+
+    SPEC: ClassVar[type[ImageModelSpec]] = ImageModelSpec
+    STATUS: ClassVar[type[ImageModelStatus]] = ImageModelStatus
+    KIND: ClassVar[str] = "ImageModel"
+    PLURAL: ClassVar[str] = "imagemodels"
+    RULES: ClassVar[dict[str, JsonValue]] = rules(
+        name_length_rule("ImageModel"),
+        rule(
+            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name of an ImageModel holds lowercase letters, digits and '-' only, no '.', and begins "
+            "and ends with a letter or digit: write for example sdxl-1-0",
+        ),
+    )
 
     @classmethod
     def parse(cls, obj: Mapping[str, Any]) -> "ImageModel":

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
 
@@ -14,6 +14,7 @@ from imagefleet_operator.api.common import (
     Metadata,
     Status,
     list_map,
+    name_length_rule,
     read_spec,
     read_status,
     rule,
@@ -23,12 +24,14 @@ from imagefleet_operator.api.common import (
 Quantities = Mapping[str, int | str]
 MAX_MODELS = 256
 
+_DOMAIN = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
+_RESOURCE_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
 _QUANTITIES: dict[str, JsonValue] = {
     "maxProperties": 16,
     **rules(
         rule(
-            "self.all(name, type(self[name]) == int ? self[name] >= 0 : "
-            "isQuantity(self[name]) && !quantity(self[name]).isLessThan(quantity('0')))",
+            "self.all(name, type(self[name]) == int ? self[name] >= 0 : isQuantity(self[name]) && "
+            "!quantity(self[name]).isLessThan(quantity('0')))",
             "an amount must be a quantity that is not negative: write for example cpu: 500m, memory: 16Gi",
         )
     ),
@@ -39,32 +42,36 @@ class PoolModel(ApiModel):
     """A model that the pool serves, under the name by which callers ask for it."""
 
     name: str = Field(
-        description="What callers put into a request's \"model\". Letters, digits and . _ : - are allowed. Unique in the pool.",
+        description='What callers put into a request\'s "model". Letters, digits and . _ : - are allowed. '
+        "Unique in the pool.",
         min_length=1,
         max_length=63,
         json_schema_extra=rules(
             rule(
                 "self.matches('^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$')",
-                "name may hold letters, digits and . _ : - only, and begins and ends with a letter or digit: write for "
-                "example sdxl-turbo (callers write NAMESPACE/NAME where two namespaces use the same name, so no slash)",
+                "name may hold letters, digits and . _ : - only, and begins and ends with a letter or "
+                "digit: write for example sdxl-turbo (callers write NAMESPACE/NAME where two namespaces use "
+                "the same name, so no slash)",
             )
         ),
     )
     model: str = Field(
-        description="The ImageModel of this namespace that answers. Name another one to move to a new version.",
+        description="The ImageModel of this namespace that answers. Name another one to move to a new "
+        "version.",
         min_length=1,
         max_length=MAX_NAME_LENGTH,
         json_schema_extra=rules(
             rule(
                 "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-                "model must be the metadata.name of an ImageModel of this namespace: lowercase letters, digits and '-'",
+                "model must be the metadata.name of an ImageModel of this namespace: lowercase letters, "
+                "digits and '-'",
             )
         ),
     )
     min_resident: Int32 = Field(
         default=1,
-        description="Workers that always hold the model, ready to draw. 0: loaded when a request for it comes. "
-        "More than there are workers: the ModelsPlaced condition says so.",
+        description="Workers that always hold the model, ready to draw. 0: loaded when a request for it "
+        "comes. More than there are workers: the ModelsPlaced condition says so.",
         ge=0,
     )
 
@@ -75,10 +82,10 @@ class Accelerator(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "self.resource.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$') && "
+                f"self.resource.matches('^{_DOMAIN}/{_RESOURCE_NAME}$') && "
                 "!self.resource.matches('^([^/]*[.])?kubernetes[.]io/')",
-                "resource must be an extended resource that a device plugin offers: write for example nvidia.com/gpu or "
-                "nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator",
+                "resource must be an extended resource that a device plugin offers: write for example "
+                "nvidia.com/gpu or nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator",
                 path=".resource",
             )
         )
@@ -86,11 +93,14 @@ class Accelerator(ApiModel):
 
     resource: str = Field(
         default="nvidia.com/gpu",
-        description="The extended resource, as the node's device plugin names it, for example nvidia.com/gpu.",
+        description="The extended resource, as the node's device plugin names it, for example "
+        "nvidia.com/gpu.",
         min_length=1,
         max_length=253,
     )
-    count: Int32 = Field(default=1, description="How many for each worker. 0: workers that draw on the CPU.", ge=0, le=64)
+    count: Int32 = Field(
+        default=1, description="How many for each worker. 0: workers that draw on the CPU.", ge=0, le=64
+    )
 
 
 class Resources(ApiModel):
@@ -99,8 +109,8 @@ class Resources(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) || "
-                "!isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
+                "!has(self.requests) || !has(self.limits) || self.requests.all(name, !(name in self.limits) "
+                "|| !isQuantity(string(self.requests[name])) || !isQuantity(string(self.limits[name])) || "
                 "!quantity(string(self.requests[name])).isGreaterThan(quantity(string(self.limits[name]))))",
                 "a request is larger than its limit: lower resources.requests or raise resources.limits",
                 path=".requests",
@@ -110,7 +120,7 @@ class Resources(ApiModel):
 
     requests: Quantities = Field(
         default_factory=dict,
-        description="What each worker reserves, for example {cpu: \"4\", memory: 32Gi}.",
+        description='What each worker reserves, for example {cpu: "4", memory: 32Gi}.',
         json_schema_extra=_QUANTITIES,
     )
     limits: Quantities = Field(
@@ -130,9 +140,10 @@ class PodTemplateMetadata(ApiModel):
             "maxProperties": 32,
             **rules(
                 rule(
-                    "self.all(key, !key.startsWith('imagefleet.dev/') && !key.startsWith('app.kubernetes.io/'))",
-                    "labels that begin with imagefleet.dev/ or app.kubernetes.io/ are the operator's: leave them out, "
-                    "or use a prefix of your own",
+                    "self.all(key, !key.startsWith('imagefleet.dev/') && "
+                    "!key.startsWith('app.kubernetes.io/'))",
+                    "labels that begin with imagefleet.dev/ or app.kubernetes.io/ are the operator's: leave "
+                    "them out, or use a prefix of your own",
                 )
             ),
         },
@@ -142,15 +153,17 @@ class PodTemplateMetadata(ApiModel):
     )
 
 
-# A container, volume or toleration is whatever the cluster's own version of Kubernetes takes; the API server checks it
-# when the operator applies the Deployment, and the pool's WorkersReady condition carries what it says.
+# A container, volume or toleration is whatever the cluster's own version of Kubernetes takes: the API server
+# checks it when the operator applies the Deployment, and the WorkersReady condition carries what it says.
 _NAMED_ITEMS: dict[str, JsonValue] = {
     "type": "array",
     **list_map("name"),
     "items": {
         "type": "object",
         "required": ["name"],
-        "properties": {"name": {"type": "string", "description": "Tells it apart from the others of its list."}},
+        "properties": {
+            "name": {"type": "string", "description": "Tells it apart from the others of its list."}
+        },
         "x-kubernetes-preserve-unknown-fields": True,
     },
 }
@@ -164,6 +177,11 @@ _POD_SPEC_SCHEMA: dict[str, JsonValue] = {
         },
         "initContainers": {"description": "Containers that run before the worker, by name.", **_NAMED_ITEMS},
         "volumes": {"description": "Volumes by name, besides the operator's own.", **_NAMED_ITEMS},
+        "terminationGracePeriodSeconds": {
+            "description": "Not to be set: it follows from worker.maxRequestSeconds.",
+            "type": "integer",
+            "format": "int64",
+        },
     },
     **rules(
         rule(
@@ -184,8 +202,9 @@ class PodTemplate(ApiModel):
     )
     spec: Annotated[dict[str, Any], WithJsonSchema(_POD_SPEC_SCHEMA)] = Field(
         default_factory=dict,
-        description="A PodSpec, merged over the operator's: nodeSelector, tolerations, affinity, volumes, imagePullSecrets "
-        "and so on. Containers, init containers and volumes merge by name; the worker's container is `worker`.",
+        description="A PodSpec, merged over the operator's: nodeSelector, tolerations, affinity, volumes, "
+        "imagePullSecrets and so on. Containers, init containers and volumes merge by name; the worker's "
+        "container is `worker`.",
     )
 
 
@@ -195,10 +214,11 @@ class Worker(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "!has(self.resources) || ((!has(self.resources.limits) || !(self.accelerator.resource in self.resources.limits)) "
-                "&& (!has(self.resources.requests) || !(self.accelerator.resource in self.resources.requests)))",
-                "the accelerator is asked for in worker.accelerator: set worker.accelerator.count and leave it out of "
-                "worker.resources",
+                "!has(self.resources) || ((!has(self.resources.limits) || !(self.accelerator.resource in "
+                "self.resources.limits)) && (!has(self.resources.requests) || !(self.accelerator.resource "
+                "in self.resources.requests)))",
+                "the accelerator is asked for in worker.accelerator: set worker.accelerator.count and leave "
+                "it out of worker.resources",
                 path=".resources",
                 reason="FieldValueForbidden",
             )
@@ -207,13 +227,15 @@ class Worker(ApiModel):
 
     image: str | None = Field(
         default=None,
-        description="Container image of the worker. Absent: the operator's own choice, which moves with its version.",
+        description="Container image of the worker. Absent: the operator's own choice, which moves with its "
+        "version.",
         min_length=1,
         max_length=512,
         json_schema_extra=rules(
             rule(
                 "self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",
-                "image must be the name of a container image: write for example registry.example.com/imagefleet-worker:0.1.0",
+                "image must be the name of a container image: write for example "
+                "registry.example.com/imagefleet-worker:0.1.0",
             )
         ),
     )
@@ -223,12 +245,13 @@ class Worker(ApiModel):
         json_schema_extra={"default": {}},
     )
     resources: Resources = Field(
-        default_factory=Resources, description="Other compute resources of each worker, such as cpu and memory."
+        default_factory=Resources,
+        description="Other compute resources of each worker, such as cpu and memory.",
     )
     max_request_seconds: Int32 = Field(
         default=300,
-        description="The longest request, by its estimate, that a worker takes. A worker that ends has 30 seconds more "
-        "than this to finish what it took.",
+        description="The longest request, by its estimate, that a worker takes. A worker that ends has 30 "
+        "seconds more than this to finish what it took.",
         ge=1,
         le=3600,
     )
@@ -245,7 +268,8 @@ class InferencePoolSpec(ApiModel):
         json_schema_extra=rules(
             rule(
                 "has(self.replicas)",
-                "set spec.replicas to the number of workers: for example replicas: 1 (kubectl scale changes it later)",
+                "set spec.replicas to the number of workers: for example replicas: 1 (kubectl scale changes "
+                "it later)",
                 path=".replicas",
                 reason="FieldValueRequired",
             )
@@ -253,7 +277,8 @@ class InferencePoolSpec(ApiModel):
     )
 
     models: tuple[PoolModel, ...] = Field(
-        description="The models that the pool serves, at least one. Every worker of the pool may hold each of them.",
+        description="The models that the pool serves, at least one. Every worker of the pool may hold each "
+        "of them.",
         max_length=MAX_MODELS,
         json_schema_extra={
             **list_map("name"),
@@ -270,7 +295,9 @@ class InferencePoolSpec(ApiModel):
         default_factory=Worker, description="What each worker is made of.", json_schema_extra={"default": {}}
     )
     replicas: Int32 | None = Field(
-        default=None, description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it.", ge=0
+        default=None,
+        description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it.",
+        ge=0,
     )
 
 
@@ -278,7 +305,9 @@ class Traffic(ApiModel):
     """One share of the requests for a name."""
 
     model: str = Field(description="The ImageModel that answers.")
-    percent: Int32 = Field(description="Its share of the requests; all shares of a name add up to 100.", ge=0, le=100)
+    percent: Int32 = Field(
+        description="Its share of the requests; all shares of a name add up to 100.", ge=0, le=100
+    )
 
 
 class PoolModelStatus(ApiModel):
@@ -287,10 +316,14 @@ class PoolModelStatus(ApiModel):
     name: str = Field(description="The name of spec.models[].")
     stable: str | None = Field(default=None, description="The ImageModel that serves it.")
     traffic: tuple[Traffic, ...] = Field(
-        default=(), description="Which ImageModel gets which share of the requests.", json_schema_extra=list_map("model")
+        default=(),
+        description="Which ImageModel gets which share of the requests.",
+        json_schema_extra=list_map("model"),
     )
     resident: Int32 = Field(default=0, description="Workers that hold it, ready to draw.", ge=0)
-    ready: bool = Field(default=False, description="Whether at least minResident workers hold it, or it loads on demand.")
+    ready: bool = Field(
+        default=False, description="Whether at least minResident workers hold it, or it loads on demand."
+    )
 
 
 class AcceleratorStatus(ApiModel):
@@ -298,9 +331,15 @@ class AcceleratorStatus(ApiModel):
 
     name: str | None = Field(default=None, description="The accelerator's name as NVML gives it.")
     count: Int32 = Field(default=0, description="Accelerators of all workers.", ge=0)
-    utilization: float | None = Field(default=None, description="Mean share of the time in use, 0 to 1.", ge=0, le=1)
-    memory_used_bytes: Int64 | None = Field(default=None, description="Memory in use, the sum in bytes.", ge=0)
-    memory_total_bytes: Int64 | None = Field(default=None, description="Memory there is, the sum in bytes.", ge=0)
+    utilization: float | None = Field(
+        default=None, description="Mean share of the time in use, 0 to 1.", ge=0, le=1
+    )
+    memory_used_bytes: Int64 | None = Field(
+        default=None, description="Memory in use, the sum in bytes.", ge=0
+    )
+    memory_total_bytes: Int64 | None = Field(
+        default=None, description="Memory there is, the sum in bytes.", ge=0
+    )
     temperature_celsius: float | None = Field(default=None, description="The hottest one's temperature.")
     power_watts: float | None = Field(default=None, description="Power drawn, the sum.", ge=0)
 
@@ -310,7 +349,9 @@ class InferencePoolStatus(Status):
 
     replicas: Int32 = Field(default=0, description="Worker pods there are.", ge=0)
     ready_replicas: Int32 = Field(default=0, description="Worker pods that are Ready.", ge=0)
-    selector: str = Field(default="", description="Label selector of the worker pods, as the scale subresource gives it.")
+    selector: str = Field(
+        default="", description="Label selector of the worker pods, as the scale subresource gives it."
+    )
     models: tuple[PoolModelStatus, ...] = Field(
         default=(), description="How each of the pool's models stands.", json_schema_extra=list_map("name")
     )
@@ -326,6 +367,19 @@ class InferencePool:
     metadata: Metadata
     spec: InferencePoolSpec
     status: InferencePoolStatus
+
+    SPEC: ClassVar[type[InferencePoolSpec]] = InferencePoolSpec
+    STATUS: ClassVar[type[InferencePoolStatus]] = InferencePoolStatus
+    KIND: ClassVar[str] = "InferencePool"
+    PLURAL: ClassVar[str] = "inferencepools"
+    RULES: ClassVar[dict[str, JsonValue]] = rules(
+        name_length_rule("InferencePool"),
+        rule(
+            "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+            "metadata.name of an InferencePool holds lowercase letters, digits and '-' only, begins with a "
+            "letter and ends with a letter or digit (it names a Service): write for example thumbnails",
+        ),
+    )
 
     @classmethod
     def parse(cls, obj: Mapping[str, Any]) -> "InferencePool":
