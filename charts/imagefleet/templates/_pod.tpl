@@ -1,0 +1,113 @@
+{{/*
+The parts that the pods of the operator and the gateway have in common. All take (dict "root" $ "component" NAME).
+*/}}
+
+{{/* No version of the chart among the labels: a release that changes nothing about the pods does not restart them. */}}
+{{- define "imagefleet.podMetadata" -}}
+{{- $values := index .root.Values .component -}}
+labels:
+  {{- $own := include "imagefleet.selectorLabels" . | fromYaml }}
+  {{- $parts := dict "app.kubernetes.io/component" .component "app.kubernetes.io/part-of" "imagefleet" }}
+  {{- merge $own $parts $values.podLabels .root.Values.commonLabels | toYaml | nindent 2 }}
+annotations:
+  {{- merge (dict "kubectl.kubernetes.io/default-container" .component) $values.podAnnotations | toYaml | nindent 2 }}
+{{- end -}}
+
+{{- define "imagefleet.podSpec" -}}
+{{- $values := index .root.Values .component -}}
+serviceAccountName: {{ include "imagefleet.serviceAccountName" . }}
+automountServiceAccountToken: true
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ $values.terminationGracePeriodSeconds }}
+securityContext:
+  {{- toYaml $values.podSecurityContext | nindent 2 }}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+topologySpreadConstraints:
+  {{- with $values.topologySpreadConstraints }}
+  {{- toYaml . | nindent 2 }}
+  {{- else }}
+  {{- range list "topology.kubernetes.io/zone" "kubernetes.io/hostname" }}
+  - topologyKey: {{ . }}
+    maxSkew: 1
+    whenUnsatisfiable: ScheduleAnyway
+    matchLabelKeys: [pod-template-hash]
+    labelSelector:
+      matchLabels:
+        {{- include "imagefleet.selectorLabels" $ | nindent 8 }}
+  {{- end }}
+  {{- end }}
+volumes:
+  # The root file system is read-only.
+  - name: tmp
+    emptyDir:
+      sizeLimit: 64Mi
+  - name: caller-key
+    secret:
+      secretName: {{ include "imagefleet.callerSecretName" .root }}
+      # Octal 0440: the process reads it by its group, fsGroup.
+      defaultMode: 288
+      items:
+        - key: {{ include "imagefleet.callerSecretKey" .root }}
+          path: caller.pem
+{{- end -}}
+
+{{- define "imagefleet.container" -}}
+{{- $values := index .root.Values .component -}}
+name: {{ .component }}
+image: {{ include "imagefleet.image" (dict "root" .root "image" $values.image) }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+command: [imagefleet-{{ .component }}]
+startupProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 2
+  failureThreshold: 30
+livenessProbe:
+  httpGet: {path: /livez, port: http}
+  periodSeconds: 10
+  timeoutSeconds: 5
+  failureThreshold: 6
+readinessProbe:
+  httpGet: {path: /readyz, port: http}
+  periodSeconds: 2
+  timeoutSeconds: 2
+resources:
+  {{- toYaml $values.resources | nindent 2 }}
+securityContext:
+  {{- toYaml $values.securityContext | nindent 2 }}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+  - name: caller-key
+    mountPath: /etc/imagefleet/caller
+    readOnly: true
+{{- end -}}
+
+{{/* The environment that both programs read. */}}
+{{- define "imagefleet.env" -}}
+{{- $values := index .root.Values .component -}}
+- name: IMAGEFLEET_CALLER_KEY_FILE
+  value: /etc/imagefleet/caller/caller.pem
+- name: IMAGEFLEET_LOG_LEVEL
+  value: {{ $values.logLevel }}
+{{- with $values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
