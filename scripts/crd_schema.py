@@ -32,9 +32,12 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         flat["properties"] = {
             name: _structural(value, definitions) for name, value in flat["properties"].items()
         }
-    for key in ("items", "additionalProperties"):
-        if key in flat:
-            flat[key] = _structural(flat[key], definitions)
+    if "additionalProperties" in flat:
+        flat["additionalProperties"] = _structural(flat["additionalProperties"], definitions)
+    if "items" in flat:
+        # A default inside a list would make client-side `kubectl apply` and Argo CD see a difference for ever,
+        # since they compare lists as a whole: there, what an absent field means is for the reader to know.
+        flat["items"] = _without_defaults(_structural(flat["items"], definitions))
     return flat
 
 

@@ -40,8 +40,8 @@ def rule(
 ) -> dict[str, JsonValue]:
     """One CEL rule of the schema.
 
-    `path` is the field that the refusal names, relative to the rule's own; `reason` says what is wrong with its
-    value where that is more than that it is invalid.
+    `path` is the field that the refusal names, relative to the rule's own; `reason` says what is wrong with
+    its value where that is more than that it is invalid.
     """
     options = {"fieldPath": path, "reason": reason}
     return {

@@ -21,7 +21,8 @@ from imagefleet_operator.api.common import (
     rules,
 )
 
-Quantities = Mapping[str, int | str]
+# Bounded, since the cost that the API server grants a rule is that of the largest value there could be.
+Quantities = Mapping[str, Annotated[int | str, Field(json_schema_extra={"maxLength": 32})]]
 MAX_MODELS = 256
 
 _DOMAIN = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
@@ -70,8 +71,8 @@ class PoolModel(ApiModel):
     )
     min_resident: Int32 = Field(
         default=1,
-        description="Workers that always hold the model, ready to draw. 0: loaded when a request for it "
-        "comes. More than there are workers: the ModelsPlaced condition says so.",
+        description="Workers that always hold the model, ready to draw; 1 where absent. 0: loaded when a "
+        "request for it comes. More than there are workers: the ModelsPlaced condition says so.",
         ge=0,
     )
 
@@ -79,24 +80,20 @@ class PoolModel(ApiModel):
 class Accelerator(ApiModel):
     """What each worker draws on."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            rule(
-                f"self.resource.matches('^{_DOMAIN}/{_RESOURCE_NAME}$') && "
-                "!self.resource.matches('^([^/]*[.])?kubernetes[.]io/')",
-                "resource must be an extended resource that a device plugin offers: write for example "
-                "nvidia.com/gpu or nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator",
-                path=".resource",
-            )
-        )
-    )
-
     resource: str = Field(
         default="nvidia.com/gpu",
         description="The extended resource, as the node's device plugin names it, for example "
         "nvidia.com/gpu.",
         min_length=1,
         max_length=253,
+        json_schema_extra=rules(
+            rule(
+                f"self.matches('^{_DOMAIN}/{_RESOURCE_NAME}$') && "
+                "!self.matches('^([^/]*[.])?kubernetes[.]io/')",
+                "resource must be an extended resource that a device plugin offers: write for example "
+                "nvidia.com/gpu or nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator",
+            )
+        ),
     )
     count: Int32 = Field(
         default=1, description="How many for each worker. 0: workers that draw on the CPU.", ge=0, le=64
