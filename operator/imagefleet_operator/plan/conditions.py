@@ -1,0 +1,151 @@
+"""Conditions after the Kubernetes conventions and kstatus: their reasons, and how they change.
+
+``Reconciling`` and ``Stalled`` exist only while they hold; the others always do.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from imagefleet_operator.plan.types import Json
+
+MESSAGE_LIMIT = 1024
+"""Bytes are not counted: the API allows 32,768 characters, and people read a line or two."""
+
+REASONS: dict[str, str] = {
+    "Ready": "Everything that the spec asks for is there.",
+    "ScaledToZero": "spec.replicas is 0: there is nothing to run, on purpose.",
+    "SpecInvalid": "The spec cannot be read; the message names the field.",
+    "Deleting": "The object is being deleted.",
+    "Progressing": "Work is under way and needs no help.",
+    "ChildNotOwned": "An object that the pool or model needs has the same name and belongs to someone else.",
+    "ChildRejected": "The API server refused an object that the pool or model needs.",
+    "WorkersReady": "As many workers are ready as the spec asks for.",
+    "WorkersStarting": "Workers are being created, started or replaced.",
+    "WorkersUnschedulable": "The scheduler finds no node for a worker.",
+    "WorkerImageUnavailable": "A worker's image cannot be pulled.",
+    "WorkersCrashing": "A worker's container ends again and again.",
+    "WorkerConfigInvalid": "A worker's container cannot be made from its pod template.",
+    "WorkersRejected": "The API server refuses the pods (quota, admission).",
+    "WorkersUnreachable": "A ready worker does not answer the operator.",
+    "ProgressDeadlineExceeded": "The Deployment has made no progress within its deadline.",
+    "ModelsPlaced": "Every model is resident on as many workers as it asks for.",
+    "NoWorkers": "No worker is ready to hold a model.",
+    "ModelNotFound": "A model of the pool does not exist in the pool's namespace.",
+    "ModelNotReady": "A model of the pool has not been verified (yet).",
+    "ModelLoading": "A model is being loaded on as many workers as it asks for.",
+    "ModelLoadFailed": "A worker could not load a model; the message is the worker's.",
+    "ModelDoesNotFit": "The ready workers' memory cannot hold as many copies as a model asks for.",
+    "Verified": "The files are what the spec says, and safe to load.",
+    "VerificationPending": "The files are being checked, or wait for a place where they can be.",
+    "VerificationFailed": "The check itself could not be done; it is tried again.",
+    "SourceNotFound": "There is no such folder.",
+    "NotAPipeline": "The folder holds no diffusers pipeline.",
+    "PickleRefused": "The folder holds files that could run code when loaded.",
+    "NoWeights": "The folder holds no safetensors file.",
+    "UnsafePath": "The folder holds a link that leads out of it.",
+    "DigestMismatch": "The files are not those of the digest.",
+    "ClassMismatch": "The pipeline in the folder is not of the class that the spec names.",
+}
+"""Every reason with what it means; ``docs/operator.md`` lists the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a check says: its condition's status, reason and message. ``ok`` None is written as
+    ``Unknown``."""
+
+    ok: bool | None
+    reason: str
+    message: str
+
+    @property
+    def status(self) -> str:
+        """``True``, ``False`` or ``Unknown``."""
+        return "Unknown" if self.ok is None else str(self.ok)
+
+
+def truncated(message: str, limit: int = MESSAGE_LIMIT) -> str:
+    """One line of at most ``limit`` characters."""
+    line = " ".join(message.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def timestamp(now: float) -> str:
+    """Seconds since the epoch as the API writes times, e.g. ``timestamp(0)`` is ``1970-01-01T00:00:00Z``."""
+    return datetime.fromtimestamp(int(now), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def merged(
+    old: Sequence[Json], verdicts: dict[str, Verdict | None], generation: int, now: float
+) -> list[Json]:
+    """The conditions to write, in the order of ``verdicts``; a type whose verdict is None is left out.
+
+    ``lastTransitionTime`` moves only when the status does.
+    """
+    before = {c.get("type"): c for c in old}
+    return [
+        _condition(kind, verdict, before.get(kind), generation, now)
+        for kind, verdict in verdicts.items()
+        if verdict is not None
+    ]
+
+
+def _condition(kind: str, verdict: Verdict, old: Json | None, generation: int, now: float) -> Json:
+    same = old is not None and old.get("status") == verdict.status and "lastTransitionTime" in old
+    return {
+        "type": kind,
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "message": truncated(verdict.message),
+        "observedGeneration": generation,
+        "lastTransitionTime": old["lastTransitionTime"] if same and old is not None else timestamp(now),
+    }
+
+
+def find(status: Json, kind: str) -> Json | None:
+    """The condition of that type, or None."""
+    conditions: Iterable[Any] = status.get("conditions") or ()
+    return next((c for c in conditions if c.get("type") == kind), None)
+
+
+def is_true(status: Json, kind: str) -> bool:
+    """Whether the condition is there and holds."""
+    condition = find(status, kind)
+    return condition is not None and condition.get("status") == "True"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A condition that came, went or changed its status: worth an Event."""
+
+    kind: str
+    status: str
+    reason: str
+    message: str
+
+    @property
+    def warning(self) -> bool:
+        """Whether it is bad news: ``Stalled`` came, or anything else stopped holding."""
+        return (self.status == "True") == (self.kind == "Stalled")
+
+
+def transitions(old: Json, new: Json) -> tuple[Transition, ...]:
+    """What changed between two statuses. The first status of an object is no transition, nor is what comes
+    with it.
+
+    ``Reconciling`` makes no Event: it comes and goes with every change and says nothing that others do not.
+    """
+    before = {c["type"]: c for c in old.get("conditions") or ()}
+    if not before:
+        return ()
+    found = []
+    for condition in new.get("conditions") or ():
+        kind = condition["type"]
+        was = before.get(kind, {}).get("status", "False" if kind == "Stalled" else None)
+        if kind != "Reconciling" and was is not None and was != condition["status"]:
+            found.append(Transition(kind, condition["status"], condition["reason"], condition["message"]))
+    if "Stalled" in before and find(new, "Stalled") is None:
+        found.append(Transition("Stalled", "False", before["Stalled"]["reason"], "No longer stalled."))
+    return tuple(found)

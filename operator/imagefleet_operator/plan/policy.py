@@ -1,0 +1,110 @@
+"""What one worker is told to hold (its policy), and in which order it and the gateway's annotation are
+changed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, Worker
+
+CPU = "cpu"
+"""Stands for the accelerator's name where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotate:
+    """Write the pod's placement annotation."""
+
+    placement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Give the worker its policy."""
+
+    policy: tuple[Json, ...]
+    policy_hash: str
+
+
+Step = Annotate | Put
+
+
+def accelerator(report: Report) -> str:
+    """The name that the worker's speed is kept under."""
+    return next((d.accelerator for d in report.devices if d.accelerator), CPU)
+
+
+def measured(model: Parent[ModelSpec], name: str) -> Json:
+    """What the model's status knows of it on that accelerator; empty where nothing is."""
+    entries = model.status.get("performance") or ()
+    return next((e for e in entries if e.get("accelerator") == name), {})
+
+
+def policy_entry(model: Parent[ModelSpec], *, pinned: bool, memory_bytes: int, speed: Json) -> Json:
+    """One model of ``PUT /v1/worker/models``. The digest is the verified one, also where the spec gives
+    none."""
+    assert model.spec is not None
+    known: Json = {key: speed[key] for key in ("secondsPerMegapixelStep", "loadSeconds") if key in speed}
+    return {
+        "model": model.name,
+        "path": model.spec.folder,
+        "digest": model.status["digest"],
+        "pinned": pinned,
+        "pipeline": model.spec.pipeline,
+        "defaults": model.spec.defaults,
+        "limits": model.spec.limits,
+        "memoryBytes": memory_bytes,
+        **known,
+    }
+
+
+def policy_hash(policy: Iterable[Json]) -> str:
+    """Tells policies apart by what the worker must do. Measured speeds are hints and do not count."""
+    hints = {"secondsPerMegapixelStep", "loadSeconds"}
+    kept = [{key: value for key, value in entry.items() if key not in hints} for entry in policy]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+
+
+def placement_text(pinned: Mapping[str, bool]) -> str:
+    """The annotation ``imagefleet.dev/placement``, e.g. ``{"a":{"pinned":true}}``; keys sorted, so equal is
+    equal."""
+    entries = {model: {"pinned": pinned[model]} for model in sorted(pinned)}
+    return json.dumps(entries, separators=(",", ":"))
+
+
+def annotated(text: str) -> dict[str, bool]:
+    """What an annotation says; empty where there is none, or where someone wrote what cannot be read."""
+    try:
+        entries = json.loads(text) if text else {}
+        return {model: bool(entry.get("pinned")) for model, entry in entries.items()}
+    except (ValueError, AttributeError):
+        return {}
+
+
+def steps(worker: Worker, policy: tuple[Json, ...]) -> tuple[Step, ...]:
+    """How to bring a worker to a policy, in an order in which the gateway never sees a model that the worker
+    refuses.
+
+    What is taken away leaves the annotation first and the worker then; what is added goes to the worker
+    first. One write of the annotation does where only one of the two happens.
+    """
+    wanted = {entry["model"]: bool(entry["pinned"]) for entry in policy}
+    shown = annotated(worker.pod.placement)
+    kept = {model: wanted[model] for model in shown if model in wanted}
+    put = _put(worker, policy)
+    before = Annotate(placement_text(kept)) if put and shown.keys() - wanted.keys() else None
+    final = placement_text(wanted)
+    current = before.placement if before else worker.pod.placement
+    after = Annotate(final) if current != final else None
+    return tuple(step for step in (before, put, after) if step is not None)
+
+
+def _put(worker: Worker, policy: tuple[Json, ...]) -> Put | None:
+    digest = policy_hash(policy)
+    reported = worker.report.models if worker.report else ()
+    said = {(m.model, m.pinned) for m in reported}
+    wanted = {(entry["model"], bool(entry["pinned"])) for entry in policy}
+    if worker.policy_hash == digest and said == wanted:
+        return None
+    return Put(policy, digest)

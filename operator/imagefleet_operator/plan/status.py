@@ -1,0 +1,41 @@
+"""When a status that differs is worth a write."""
+
+from imagefleet_operator.plan.types import Json
+
+DETAIL_SECONDS = 5.0
+"""Between writes that change no more than counts, reasons and messages: a starting pool changes these many
+times."""
+NUMBER_SECONDS = 60.0
+"""Between writes that change measured numbers alone."""
+NUMBERS = ("accelerator", "performance")
+DETAILS = ("replicas", "readyReplicas", "copies")
+
+
+def write_delay(old: Json, new: Json, since_last: float | None) -> float | None:
+    """Seconds to wait before ``new`` is written over ``old``; None: they are the same.
+
+    ``since_last`` is the time since the last write, None where there was none since the operator started.
+    Changed conditions, models and generations are written at once. Worked example: only ``replicas`` changed
+    and the last write was 2 s ago: 3.
+    """
+    if old == new:
+        return None
+    least = _least_interval(old, new)
+    return 0.0 if since_last is None else max(0.0, least - since_last)
+
+
+def _least_interval(old: Json, new: Json) -> float:
+    if _without(old, NUMBERS) == _without(new, NUMBERS):
+        return NUMBER_SECONDS
+    if _essence(old) == _essence(new):
+        return DETAIL_SECONDS
+    return 0.0
+
+
+def _without(status: Json, keys: tuple[str, ...]) -> Json:
+    return {key: value for key, value in status.items() if key not in keys}
+
+
+def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
+    rest = _without(status, (*NUMBERS, *DETAILS, "conditions"))
+    return rest, {(c["type"], c["status"]) for c in status.get("conditions") or ()}

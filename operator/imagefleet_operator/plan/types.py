@@ -1,0 +1,234 @@
+"""The values that plans are made of: specs as read, what is observed of the cluster, and what workers report.
+
+All of them are frozen. Their JSON-shaped fields (dicts and lists) are never changed after construction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+S = TypeVar("S")
+Json = dict[str, Any]
+Name = tuple[str, str]
+"""Namespace and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolModel:
+    """One entry of an InferencePool's ``spec.models``."""
+
+    name: str
+    model: str
+    min_resident: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """An InferencePool's spec, defaults filled in."""
+
+    models: tuple[PoolModel, ...]
+    replicas: int
+    image: str | None = None
+    """None: the operator's default worker image."""
+    accelerator_resource: str = "nvidia.com/gpu"
+    accelerator_count: int = 1
+    resources: Json = field(default_factory=dict)
+    max_request_seconds: int = 300
+    pod_template: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """An ImageModel's spec. The JSON fields are handed to workers as they are."""
+
+    uri: str
+    folder: str
+    """Where workers see the files, e.g. ``/pvc/weights/sdxl``."""
+    claim: str | None = None
+    """The PersistentVolumeClaim that holds them, None for a folder of the image."""
+    digest: str | None = None
+    pipeline: Json = field(default_factory=dict)
+    defaults: Json = field(default_factory=dict)
+    limits: Json = field(default_factory=dict)
+    memory_bytes: int | None = None
+    """None: not given; measured or estimated from the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parent(Generic[S]):
+    """One of our two resources, as last seen. ``spec`` is None where it could not be read; ``error`` says
+    why."""
+
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    deleting: bool
+    spec: S | None
+    error: str
+    status: Json
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentState:
+    """Of a Deployment's status, what a pool's conditions need."""
+
+    current: bool = False
+    """Whether the status is about the spec as it is now."""
+    replicas: int = 0
+    updated: int = 0
+    ready: int = 0
+    stalled: str = ""
+    """The message of ``Progressing=False`` (``ProgressDeadlineExceeded``), else empty."""
+    rejected: str = ""
+    """The message of ``ReplicaFailure=True`` (quota, admission), else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """Of a Job's status, what a model's conditions need."""
+
+    complete: bool = False
+    failed: str = ""
+    """The message of its ``Failed`` condition, else empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A child object as last seen. ``owner`` is the uid of its controller, empty where it has none."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    owner: str
+    deleting: bool
+    applied_hash: str
+    """Our annotation: the hash of what we applied last; empty where we never did."""
+    fields_hash: int
+    """Hash of the managed fields that our last apply owns now; 0 where it owns none."""
+    state: DeploymentState | JobState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not get on, in the words of the one who knows (scheduler, kubelet)."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of ours as last seen."""
+
+    namespace: str
+    name: str
+    uid: str
+    ip: str
+    ready: bool
+    deleting: bool
+    placement: str
+    """The annotation as it stands, or empty."""
+    trouble: Trouble | None = None
+    result: str = ""
+    """The termination message of its container, for verification pods."""
+    job: str = ""
+    """The Job that it belongs to, for verification pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReport:
+    """One model in a worker's report. Numbers that were not measured are None."""
+
+    model: str
+    state: str
+    pinned: bool
+    digest: str = ""
+    reason: str = ""
+    message: str = ""
+    memory_bytes: int | None = None
+    seconds_per_megapixel_step: float | None = None
+    load_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator of a worker. What NVML does not give is None."""
+
+    accelerator: str
+    utilization: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    temperature_celsius: float | None = None
+    power_watts: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A worker's own account of itself (``GET /v1/worker``), as far as plans need it."""
+
+    memory_total_bytes: int
+    draining: bool
+    models: tuple[ModelReport, ...]
+    devices: tuple[Device, ...] = ()
+
+    def of(self, model: str) -> ModelReport | None:
+        """What it says of one model; None where it does not name it."""
+        return next((m for m in self.models if m.model == model), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A pod of a pool together with what it says.
+
+    ``report`` is the last one, None before the first. ``silent_since`` is the time of the first of its
+    unanswered calls, None while it answers. ``policy_hash`` is that of the policy we gave it last (None: not
+    since we started).
+    """
+
+    pod: Pod
+    report: Report | None = None
+    silent_since: float | None = None
+    policy_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a child could not be written: ``ChildNotOwned`` or ``ChildRejected``."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PoolObserved:
+    """All that a pool's plan depends on."""
+
+    pool: Parent[PoolSpec]
+    models: Mapping[str, Parent[ModelSpec] | None]
+    """Every model that the pool names; None where there is none of that name."""
+    deployment: DeploymentState | None
+    workers: tuple[Worker, ...]
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One model on one worker: what is wanted there (None: not wanted) and what the worker reports."""
+
+    wanted_pinned: bool | None
+    report: ModelReport | None
+    accelerator: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelObserved:
+    """All that a model's plan depends on. ``job`` is the verification Job of the spec as it is now."""
+
+    model: Parent[ModelSpec]
+    job_name: str
+    job: Child | None
+    pods: tuple[Pod, ...]
+    copies: tuple[Copy, ...]
+    refusals: tuple[Refusal, ...] = ()

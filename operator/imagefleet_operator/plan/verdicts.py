@@ -1,0 +1,175 @@
+"""How a pool is doing: each condition as an ordered list of checks, the first that has something to say
+wins."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from imagefleet_operator.plan.conditions import Verdict, find, is_true
+from imagefleet_operator.plan.placement import Placement
+from imagefleet_operator.plan.types import ModelReport, PoolModel, PoolObserved, PoolSpec, Worker
+
+SILENT_SECONDS = 30.0
+"""A ready worker may stay silent this long (a long garbage collection, a node that is cut off) before it is
+said."""
+TROUBLES = (
+    "WorkerConfigInvalid",
+    "WorkerImageUnavailable",
+    "WorkersCrashing",
+    "WorkersUnschedulable",
+)
+"""Of several pods' troubles the first in this order is told: nearest to what someone can mend."""
+
+Check = Callable[[PoolSpec, PoolObserved, float], Verdict | None]
+
+
+def serving(workers: Iterable[Worker]) -> list[Worker]:
+    """The workers that can hold models: ready, staying, and heard of."""
+    return [
+        w
+        for w in workers
+        if w.pod.ready and not w.pod.deleting and w.report is not None and not w.report.draining
+    ]
+
+
+def workers_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict:
+    """The ``WorkersReady`` condition."""
+    for check in (_scaled_to_zero, _rejected, _no_deployment, _silent, _all_ready, _trouble, _no_progress):
+        verdict = check(spec, observed, now)
+        if verdict is not None:
+            return verdict
+    return Verdict(False, "WorkersStarting", _count(spec, observed))
+
+
+def _count(spec: PoolSpec, observed: PoolObserved) -> str:
+    ready = observed.deployment.ready if observed.deployment else 0
+    return f"{ready} of {spec.replicas} workers are ready."
+
+
+def _scaled_to_zero(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    return Verdict(True, "ScaledToZero", "spec.replicas is 0.") if spec.replicas == 0 else None
+
+
+def _no_deployment(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    if observed.refusals:
+        return Verdict(False, observed.refusals[0].reason, observed.refusals[0].message)
+    return None if observed.deployment else Verdict(False, "WorkersStarting", _count(spec, observed))
+
+
+def _rejected(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    if observed.deployment is None or not observed.deployment.rejected:
+        return None
+    return Verdict(False, "WorkersRejected", f"{_count(spec, observed)} {observed.deployment.rejected}")
+
+
+def _silent(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    silent = [
+        w.pod.name
+        for w in observed.workers
+        if w.pod.ready
+        and not w.pod.deleting
+        and w.silent_since is not None
+        and now - w.silent_since >= SILENT_SECONDS
+    ]
+    if not silent:
+        return None
+    return Verdict(False, "WorkersUnreachable", f"No answer from {', '.join(sorted(silent))}.")
+
+
+def _all_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    state = observed.deployment
+    if state is None or not state.current or min(state.ready, state.updated) < spec.replicas:
+        return None
+    return Verdict(True, "WorkersReady", _count(spec, observed))
+
+
+def _trouble(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    troubles = [w.pod.trouble for w in observed.workers if w.pod.trouble and not w.pod.deleting]
+    if not troubles:
+        return None
+    first = min(troubles, key=lambda t: (TROUBLES.index(t.reason), t.message))
+    return Verdict(False, first.reason, f"{_count(spec, observed)} {first.message}")
+
+
+def _no_progress(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
+    if observed.deployment is None or not observed.deployment.stalled:
+        return None
+    return Verdict(
+        False, "ProgressDeadlineExceeded", f"{_count(spec, observed)} {observed.deployment.stalled}"
+    )
+
+
+def copies(observed: PoolObserved, model: str) -> list[ModelReport]:
+    """What the serving workers report of one model."""
+    reports = (w.report.of(model) for w in serving(observed.workers) if w.report)
+    return [report for report in reports if report is not None]
+
+
+def resident(observed: PoolObserved, model: str) -> int:
+    """On how many serving workers the model is resident."""
+    return sum(report.state == "Resident" for report in copies(observed, model))
+
+
+def model_ready(entry: PoolModel, observed: PoolObserved) -> bool:
+    """Whether a request for it can be served as the spec asks: resident often enough, or loaded on demand."""
+    count = resident(observed, entry.model)
+    on_demand = (
+        entry.min_resident == 0 and is_usable(entry.model, observed) and bool(serving(observed.workers))
+    )
+    return count >= max(entry.min_resident, 1) or on_demand
+
+
+def is_usable(model: str, observed: PoolObserved) -> bool:
+    """Whether a model exists and is verified: nothing else may be named to a worker."""
+    found = observed.models.get(model)
+    return (
+        found is not None
+        and found.spec is not None
+        and not found.deleting
+        and is_true(found.status, "Ready")
+        and bool(found.status.get("digest"))
+    )
+
+
+def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) -> Verdict:
+    """The ``ModelsPlaced`` condition. A missing model is told before anything that comes of it."""
+    if spec.replicas == 0:
+        return Verdict(False, "ScaledToZero", "spec.replicas is 0: no worker holds a model.")
+    for verdict in _model_verdicts(spec.models, observed):
+        return verdict
+    if not serving(observed.workers):
+        return Verdict(False, "NoWorkers", "No worker is ready to hold a model.")
+    waiting = [m for m in spec.models if not model_ready(m, observed)]
+    for entry in waiting:
+        failed = next((r for r in copies(observed, entry.model) if r.state == "Failed"), None)
+        if failed is not None:
+            return Verdict(False, "ModelLoadFailed", f"{entry.model}: {failed.reason}: {failed.message}")
+    for entry in spec.models:
+        if placement.short.get(entry.model):
+            return Verdict(False, "ModelDoesNotFit", _short(entry, observed))
+    if waiting:
+        names = ", ".join(f"{m.model} ({resident(observed, m.model)} of {m.min_resident})" for m in waiting)
+        return Verdict(False, "ModelLoading", f"Loading {names}.")
+    return Verdict(True, "ModelsPlaced", "Every model is resident on as many workers as it asks for.")
+
+
+def _short(entry: PoolModel, observed: PoolObserved) -> str:
+    workers = len(serving(observed.workers))
+    return (
+        f"{entry.model} asks for {entry.min_resident} workers; the memory of the {workers} that are ready does not hold"
+        " that: lower minResident, add replicas, or use larger accelerators."
+    )
+
+
+def _model_verdicts(models: Sequence[PoolModel], observed: PoolObserved) -> Iterable[Verdict]:
+    for entry in models:
+        if observed.models.get(entry.model) is None:
+            yield Verdict(
+                False,
+                "ModelNotFound",
+                f"There is no ImageModel {entry.model} in namespace {observed.pool.namespace}.",
+            )
+    for entry in models:
+        found = observed.models.get(entry.model)
+        if found is not None and not is_usable(entry.model, observed):
+            ready = find(found.status, "Ready") or {}
+            detail = ready.get("message") or "not verified yet."
+            yield Verdict(False, "ModelNotReady", f"ImageModel {entry.model}: {detail}")

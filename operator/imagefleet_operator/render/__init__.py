@@ -1,0 +1,108 @@
+"""Child objects as they are applied: jinja2 templates that write JSON, and the merge of a pool's pod template.
+
+A value enters a template through the ``tojson`` filter alone, so that no value can change an object's shape.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from imagefleet_operator.api import API_VERSION
+from imagefleet_operator.plan.types import Json
+from imagefleet_operator.plan.workers import VerifySpec, WorkersSpec
+from imagefleet_operator.render.merge import merge_pod_template
+
+HASH_ANNOTATION = "imagefleet.dev/applied-hash"
+POOL_KINDS = ("ServiceAccount", "Service", "PodDisruptionBudget", "Deployment")
+"""A pool's children in the order in which they are made: pods need the ServiceAccount."""
+
+_environment = Environment(  # noqa: S701: it writes JSON, and every value goes through tojson
+    loader=PackageLoader("imagefleet_operator.render"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+)
+_templates: dict[str, Template] = {}
+
+
+def pool_children(spec: WorkersSpec, caller_public_key: str) -> dict[str, Json]:
+    """A pool's children by kind, each with the hash of itself in its annotation."""
+    owner = _owner("InferencePool", spec.pool, spec.uid)
+    labels = {
+        "app.kubernetes.io/managed-by": "imagefleet",
+        "app.kubernetes.io/name": "imagefleet-worker",
+        "app.kubernetes.io/instance": spec.pool,
+        "app.kubernetes.io/component": "worker",
+        "app.kubernetes.io/part-of": "imagefleet",
+        "imagefleet.dev/pool": spec.pool,
+    }
+    selector = {key: labels[key] for key in ("imagefleet.dev/pool", "app.kubernetes.io/name")}
+    values = {
+        "spec": spec,
+        "owner": owner,
+        "labels": labels,
+        "selector": selector,
+        "caller_public_key": caller_public_key,
+        "resources": _resources(spec),
+    }
+    children = {kind: _render(kind, values) for kind in POOL_KINDS}
+    template = children["Deployment"]["spec"]["template"]
+    children["Deployment"]["spec"]["template"] = merge_pod_template(template, spec.pod_template, labels)
+    return {kind: _hashed(child) for kind, child in children.items()}
+
+
+def verify_job(spec: VerifySpec) -> Json:
+    """The verification Job of a model. Its name holds the hash of everything else in it, as a Job cannot be changed."""
+    labels = {
+        "app.kubernetes.io/managed-by": "imagefleet",
+        "app.kubernetes.io/name": "imagefleet-verify",
+        "app.kubernetes.io/instance": spec.model,
+        "app.kubernetes.io/component": "verify",
+        "app.kubernetes.io/part-of": "imagefleet",
+        "imagefleet.dev/model": spec.model,
+    }
+    owner = _owner("ImageModel", spec.model, spec.uid)
+    job = _render("Job", {"spec": spec, "owner": owner, "labels": labels})
+    job["metadata"]["name"] = f"{spec.model}-verify-{object_hash(job)[:10]}"
+    return _hashed(job)
+
+
+def object_hash(child: Json) -> str:
+    """Tells what we apply apart: 32 hex digits of the SHA-256 of its canonical JSON."""
+    return hashlib.sha256(json.dumps(child, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def hash_of(child: Json) -> str:
+    """The hash that a rendered child carries."""
+    return str(child["metadata"]["annotations"][HASH_ANNOTATION])
+
+
+def _hashed(child: Json) -> Json:
+    child["metadata"]["annotations"] = {HASH_ANNOTATION: object_hash(child)}
+    return child
+
+
+def _resources(spec: WorkersSpec) -> Json:
+    """The worker's resources with its accelerators, which are asked for by limit alone: requests follow limits."""
+    if spec.accelerator_count == 0:
+        return spec.resources
+    limits = {**spec.resources.get("limits", {}), spec.accelerator_resource: str(spec.accelerator_count)}
+    return {**spec.resources, "limits": limits}
+
+
+def _owner(kind: str, name: str, uid: str) -> Json:
+    """``blockOwnerDeletion`` stays false: it would need rights on finalizers and gains nothing here."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": kind,
+        "name": name,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def _render(kind: str, values: dict[str, Any]) -> Json:
+    if kind not in _templates:
+        _templates[kind] = _environment.get_template(f"{kind.lower()}.json.j2")
+    rendered: Json = json.loads(_templates[kind].render(values))
+    return rendered
