@@ -1,0 +1,1 @@
+"""The gateway: the public OpenAI Images API in front of a fleet of workers."""

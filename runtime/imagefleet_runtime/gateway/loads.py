@@ -1,0 +1,160 @@
+"""What the gateway knows of each worker's load, learnt from replies and from what it sent itself."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from .resources import ModelView, Worker, measured
+
+# Seconds per megapixel-step until anything was measured: a mid-range accelerator with a mid-size model.
+# Only the order of workers depends on it, and all workers of a model share it.
+NEUTRAL_RATE = 0.05
+# Seconds; the median load of a base model in production traces is 23 s.
+DEFAULT_LOAD_SECONDS = 30.0
+# A worker that broke a connection comes last for this long (seconds): Kubernetes notices its death with a lag
+# of a few probe periods. It stays a candidate, for want of a better one.
+SUSPECT_SECONDS = 10.0
+_SUSPECT_PENALTY_SECONDS = 1e6
+
+
+class _ModelState(msgspec.Struct, rename="camel"):
+    model: str
+    state: str = "Absent"
+    seconds_per_megapixel_step: Any = None
+    load_seconds: Any = None
+    load_remaining_seconds: Any = None
+
+
+class WorkerState(msgspec.Struct, rename="camel"):
+    """The part of `GET /v1/worker` that routing needs."""
+
+    work_seconds: Any = None
+    models: list[_ModelState] = []
+
+
+class WorkerLoad:
+    """Work left on one worker, in seconds, and what it knows of its models.
+
+    The worker is one server that always works: what it last reported, plus what was sent to it since, shrinks
+    by the time that passed, to zero at least. Two gateways do not see what the other sends until a worker's
+    next reply, which counts everything.
+    """
+
+    __slots__ = ("_at", "_left", "_load_seconds", "_rates", "_resident_at", "_suspect_until", "inflight")
+
+    def __init__(self) -> None:
+        self._left = 0.0
+        self._at = 0.0
+        self._rates: dict[str, float] = {}
+        self._load_seconds: dict[str, float] = {}
+        # When a model will be resident, in the clock's time: the past where it is, absent where nobody said.
+        self._resident_at: dict[str, float | None] = {}
+        self._suspect_until = 0.0
+        self.inflight = 0
+
+    def work_left(self, now: float) -> float:
+        left = self._left - (now - self._at)
+        return left if left > 0 else 0.0
+
+    def report(self, header: Any, now: float) -> bool:
+        """Take over the worker's own figure; False where it is no number (no opinion)."""
+        seconds = measured(header)
+        if seconds is None:
+            return False
+        self._left, self._at = seconds, now
+        return True
+
+    def add(self, seconds: float, now: float) -> None:
+        """Work was sent, or, negative, came back undone."""
+        self._left, self._at = max(0.0, self.work_left(now) + seconds), now
+
+    def sent(self, model: str, work_seconds: float, load_seconds: float, now: float) -> None:
+        """A request was sent; where the model is not resident, it makes the worker load it."""
+        self.inflight += 1
+        self.add(work_seconds + load_seconds, now)
+        if load_seconds > 0:
+            self.loading(model, load_seconds, now)
+
+    def suspect(self, now: float) -> None:
+        """A connection to the worker broke."""
+        self._suspect_until = now + SUSPECT_SECONDS
+
+    def penalty(self, now: float) -> float:
+        return _SUSPECT_PENALTY_SECONDS if now < self._suspect_until else 0.0
+
+    def rate(self, view: ModelView) -> float:
+        """Seconds per megapixel-step of a model here."""
+        return self._rates.get(view.name) or view.rate or NEUTRAL_RATE
+
+    def set_rate(self, model: str, header: Any) -> None:
+        rate = measured(header)
+        if rate:
+            self._rates[model] = rate
+
+    def load_remaining(self, model: str, now: float) -> float | None:
+        """Seconds until a model that is loading is resident; 0 where it is; None where nobody loads it."""
+        at = self._resident_at.get(model)
+        return None if at is None else max(0.0, at - now)
+
+    def load_wait(self, view: ModelView, pinned: bool, now: float) -> float:
+        """Seconds that a request waits here for the model itself.
+
+        A pinned model that nobody reported on counts as resident: the operator had it loaded.
+        """
+        remaining = self.load_remaining(view.name, now)
+        if remaining is not None:
+            return remaining
+        if pinned and view.name not in self._resident_at:
+            return 0.0
+        return self._load_seconds.get(view.name) or expected_load_seconds(view)
+
+    def loading(self, model: str, seconds: float, now: float) -> None:
+        """The model will be resident in `seconds`; 0: it is."""
+        self._resident_at[model] = now + seconds
+
+    def not_resident(self, model: str) -> None:
+        self._resident_at[model] = None
+
+    def observe(self, state: WorkerState, now: float) -> None:
+        """Take over a worker's own account of itself."""
+        self.report(state.work_seconds, now)
+        for entry in state.models:
+            self.set_rate(entry.model, entry.seconds_per_megapixel_step)
+            seconds = measured(entry.load_seconds)
+            if seconds is not None:
+                self._load_seconds[entry.model] = seconds
+            self._resident_at[entry.model] = self._resident_time(entry, now)
+
+    def _resident_time(self, entry: _ModelState, now: float) -> float | None:
+        if entry.state == "Resident":
+            return now
+        if entry.state == "Loading":
+            remaining = measured(entry.load_remaining_seconds)
+            if remaining is None:
+                remaining = self._load_seconds.get(entry.model, 0.0)
+            return now + remaining
+        return None
+
+
+class Loads:
+    """The load of every worker of the snapshot, by pod uid."""
+
+    def __init__(self) -> None:
+        self._loads: dict[str, WorkerLoad] = {}
+
+    def __getitem__(self, uid: str) -> WorkerLoad:
+        load = self._loads.get(uid)
+        if load is None:
+            # A worker that left the snapshot while a request was on its way to it: of no use any more.
+            load = WorkerLoad()
+        return load
+
+    def keep(self, workers: Iterable[Worker]) -> None:
+        """Forget workers that are gone, welcome new ones."""
+        self._loads = {worker.uid: self._loads.get(worker.uid) or WorkerLoad() for worker in workers}
+
+
+def expected_load_seconds(view: ModelView | None) -> float:
+    """Measured load time of a model, else a default."""
+    return (view.load_seconds if view else None) or DEFAULT_LOAD_SECONDS

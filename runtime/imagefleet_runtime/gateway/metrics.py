@@ -1,0 +1,165 @@
+"""Metrics and demand, labelled by what the cluster offers: a caller's words never make a label."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from .snapshot import Route
+
+_LABELS = ("namespace", "pool", "model")
+_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+_OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+
+Key = tuple[str, str, str]
+"""Namespace, pool, ImageModel; all empty for a request that named no model of the fleet."""
+NO_KEY: Key = ("", "", "")
+
+
+@dataclass(slots=True)
+class Demand:
+    """What callers want of one ImageModel in one pool, as the operator reads it."""
+
+    held: int = 0
+    running: int = 0
+    arrived_work_seconds: float = 0.0
+    """Estimated GPU-seconds of all requests since the start of this process."""
+
+
+class _DemandCollector(Collector):
+    """Demand as metrics, read at each scrape."""
+
+    def __init__(self, demand: dict[Key, Demand]) -> None:
+        self._demand = demand
+
+    def collect(self) -> Iterator[Metric]:
+        held = GaugeMetricFamily(
+            "imagefleet_gateway_held_requests", "Requests that wait for a worker.", labels=_LABELS
+        )
+        running = GaugeMetricFamily(
+            "imagefleet_gateway_running_requests", "Requests that a worker has.", labels=_LABELS
+        )
+        arrived = CounterMetricFamily(
+            "imagefleet_gateway_arrived_work_seconds",
+            "Estimated GPU-seconds of the requests that arrived.",
+            labels=_LABELS,
+        )
+        for key, demand in self._demand.items():
+            held.add_metric(key, demand.held)
+            running.add_metric(key, demand.running)
+            arrived.add_metric(key, demand.arrived_work_seconds)
+        yield from (held, running, arrived)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._demand: dict[Key, Demand] = {}
+        self._codes: dict[tuple[Key, int], Counter] = {}
+        self._durations: dict[Key, Histogram] = {}
+        self._requests = Counter(
+            "imagefleet_gateway_requests",
+            "Image requests that ended, by HTTP status; 499: the caller went away.",
+            (*_LABELS, "code"),
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "imagefleet_gateway_request_duration_seconds",
+            "Time from an image request's arrival to its reply.",
+            _LABELS,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._overhead = Histogram(
+            "imagefleet_gateway_overhead_seconds",
+            "Time of an image request that was spent neither held nor waiting for a worker.",
+            buckets=_OVERHEAD,
+            registry=self.registry,
+        )
+        self.registry.register(_DemandCollector(self._demand))
+        self._held_time = Histogram(
+            "imagefleet_gateway_held_seconds",
+            "How long held requests waited.",
+            _LABELS,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._retries = Counter(
+            "imagefleet_gateway_retries",
+            "Attempts that a worker did not serve, by reason.",
+            ("namespace", "pool", "model", "reason"),
+            registry=self.registry,
+        )
+        self._watch_age = Gauge(
+            "imagefleet_gateway_watch_age_seconds",
+            "Time since the API server was last heard of, by kind.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self._watch_restarts = Counter(
+            "imagefleet_gateway_watch_restarts",
+            "Watches that ended, by kind and reason.",
+            ("kind", "reason"),
+            registry=self.registry,
+        )
+
+    def demand(self, key: Key) -> Demand:
+        entry = self._demand.get(key)
+        if entry is None:
+            entry = self._demand[key] = Demand()
+        return entry
+
+    def demands(self) -> Iterable[tuple[Key, Demand]]:
+        return self._demand.items()
+
+    def ended(self, key: Key, status: int, seconds: float, overhead: float) -> None:
+        """A request ended `seconds` after its arrival, of which the gateway itself took `overhead`."""
+        code = self._codes.get((key, status))
+        if code is None:
+            code = self._codes[key, status] = self._requests.labels(*key, str(status))
+        code.inc()
+        duration = self._durations.get(key)
+        if duration is None:
+            duration = self._durations[key] = self._duration.labels(*key)
+        duration.observe(seconds)
+        self._overhead.observe(overhead)
+
+    def held(self, key: Key, seconds: float) -> None:
+        self._held_time.labels(*key).observe(seconds)
+
+    def retried(self, key: Key, reason: str) -> None:
+        self._retries.labels(*key, reason).inc()
+
+    def watch_age(self, kind: str, age: Callable[[], float]) -> None:
+        """Read the age of a kind's watch at each scrape."""
+        self._watch_age.labels(kind).set_function(age)
+
+    def watch_restarted(self, kind: str, reason: str) -> None:
+        self._watch_restarts.labels(kind, reason).inc()
+
+    def keep(self, routes: Iterable[Route]) -> None:
+        """Forget what the cluster no longer offers, once none of its requests is left."""
+        offered = {(s.namespace, s.pool, s.model) for route in routes for s in route.shares}
+        for key in [k for k, d in self._demand.items() if k not in offered and not d.held and not d.running]:
+            del self._demand[key]
+            self._forget(key)
+
+    def _forget(self, key: Key) -> None:
+        self._durations.pop(key, None)
+        labels = dict(zip(_LABELS, key, strict=True))
+        for code in [c for c in self._codes if c[0] == key]:
+            del self._codes[code]
+        for metric in (
+            self._requests,
+            self._duration,
+            self._held_time,
+            self._retries,
+        ):
+            metric.remove_by_labels(labels)
+
+    def expose(self) -> bytes:
+        """The text of `/metrics`."""
+        return generate_latest(self.registry)

@@ -1,0 +1,292 @@
+"""Typed reading of the three kinds of objects that the gateway watches.
+
+Pure: raw JSON in, frozen values out. Fields that the gateway does not use are never decoded.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+WORKER_PORT = 8000
+PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
+POOL_LABEL = "imagefleet.dev/pool"
+WORKER_SELECTOR = "app.kubernetes.io/name=imagefleet-worker"
+
+# Used where an ImageModel leaves a default out.
+DEFAULT_STEPS = 30
+DEFAULT_GUIDANCE_SCALE = 5.0
+DEFAULT_SIZE = (1024, 1024)
+
+
+class Meta(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Condition(msgspec.Struct, frozen=True, rename="camel"):
+    type: str
+    status: str
+    message: str = ""
+
+
+class _Port(msgspec.Struct, frozen=True, rename="camel"):
+    container_port: int
+    name: str = ""
+
+
+class _Container(msgspec.Struct, frozen=True, rename="camel"):
+    ports: list[_Port] | None = None
+
+
+class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
+    containers: list[_Container] = []
+
+
+class _PodStatus(msgspec.Struct, frozen=True, rename="camel"):
+    pod_ip: str | None = msgspec.field(default=None, name="podIP")
+    conditions: list[_Condition] | None = None
+
+
+class Pod(msgspec.Struct, frozen=True, rename="camel"):
+    metadata: Meta
+    spec: _PodSpec = _PodSpec()
+    status: _PodStatus = _PodStatus()
+
+
+class _PoolModelSpec(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    model: str = ""
+
+
+class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
+    models: list[_PoolModelSpec] = []
+
+
+class _Traffic(msgspec.Struct, frozen=True, rename="camel"):
+    model: str
+    percent: float
+
+
+class _PoolModelStatus(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+    traffic: list[_Traffic] | None = None
+
+
+class _PoolStatus(msgspec.Struct, frozen=True, rename="camel"):
+    models: list[_PoolModelStatus] | None = None
+
+
+class Pool(msgspec.Struct, frozen=True, rename="camel"):
+    metadata: Meta
+    spec: _PoolSpec = _PoolSpec()
+    status: _PoolStatus | None = None
+
+
+class _Defaults(msgspec.Struct, frozen=True, rename="camel"):
+    steps: int | None = None
+    guidance_scale: float | None = None
+    size: str | None = None
+
+
+class _Limits(msgspec.Struct, frozen=True, rename="camel"):
+    max_megapixels: float | None = None
+    max_steps: int | None = None
+    max_images: int | None = None
+
+
+class _License(msgspec.Struct, frozen=True, rename="camel"):
+    spdx: str | None = None
+
+
+class _ModelSpec(msgspec.Struct, frozen=True, rename="camel"):
+    defaults: _Defaults | None = None
+    limits: _Limits | None = None
+    license: _License | None = None
+
+
+class _Performance(msgspec.Struct, frozen=True, rename="camel"):
+    seconds_per_megapixel_step: Any = None
+    load_seconds: Any = None
+
+
+class _ModelStatus(msgspec.Struct, frozen=True, rename="camel"):
+    conditions: list[_Condition] | None = None
+    performance: list[_Performance] | None = None
+
+
+class Model(msgspec.Struct, frozen=True, rename="camel"):
+    metadata: Meta
+    spec: _ModelSpec = _ModelSpec()
+    status: _ModelStatus | None = None
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker's pod that can take requests: Ready, with an address, not being deleted.
+
+    Two values differ whenever something changed that matters to routing, its placement included.
+    """
+
+    uid: str
+    namespace: str
+    pool: str
+    pod: str
+    host: str
+    port: int
+    placement: tuple[tuple[str, bool], ...]
+    """(ImageModel, pinned), sorted by name."""
+
+
+@dataclass(frozen=True)
+class PoolModel:
+    """A name that callers use, and the ImageModels that serve it, with percents of its traffic."""
+
+    name: str
+    traffic: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class PoolView:
+    namespace: str
+    name: str
+    created: int
+    """Unix time."""
+    models: tuple[PoolModel, ...]
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """An ImageModel as the gateway needs it. A limit of None is none."""
+
+    namespace: str
+    name: str
+    steps: int
+    guidance_scale: float
+    size: tuple[int, int]
+    max_megapixels: float | None
+    max_steps: int | None
+    max_images: int | None
+    license: str | None
+    stalled: str | None
+    """Why the model can never serve as it is; None while it can."""
+    rate: float | None
+    """Seconds per megapixel-step: the mean over accelerators; None where none was measured."""
+    load_seconds: float | None
+
+
+def read_worker(pod: Pod) -> Worker | None:
+    """The worker in a pod; None where it cannot take requests."""
+    meta, status = pod.metadata, pod.status
+    pool = (meta.labels or {}).get(POOL_LABEL)
+    if not pool or not status.pod_ip or meta.deletion_timestamp or not _is_true(status.conditions, "Ready"):
+        return None
+    return Worker(
+        uid=meta.uid,
+        namespace=meta.namespace,
+        pool=pool,
+        pod=meta.name,
+        host=status.pod_ip,
+        port=_http_port(pod),
+        placement=read_placement((meta.annotations or {}).get(PLACEMENT_ANNOTATION)),
+    )
+
+
+def read_placement(annotation: str | None) -> tuple[tuple[str, bool], ...]:
+    """(ImageModel, pinned) from the operator's annotation; empty where it is absent or not readable.
+
+    Example: `{"sdxl": {"pinned": false}}` is (("sdxl", False),).
+    """
+    try:
+        placed = msgspec.json.decode(annotation or "{}", type=dict[str, dict[str, Any]])
+    except msgspec.DecodeError:
+        return ()
+    return tuple(sorted((name, entry.get("pinned") is True) for name, entry in placed.items()))
+
+
+def read_pool(pool: Pool) -> PoolView:
+    """The pool's names and traffic: status decides; before its first status the spec's model gets all."""
+    traffic = {m.name: m.traffic or [] for m in (pool.status and pool.status.models) or []}
+    models = []
+    for entry in pool.spec.models:
+        split = tuple((t.model, t.percent) for t in traffic.get(entry.name, []) if t.percent > 0)
+        models.append(PoolModel(entry.name, split or ((entry.model or entry.name, 100.0),)))
+    meta = pool.metadata
+    return PoolView(meta.namespace, meta.name, _unix_time(meta.creation_timestamp), tuple(models))
+
+
+def read_model(model: Model) -> ModelView:
+    spec, status = model.spec, model.status or _ModelStatus()
+    defaults, limits = spec.defaults or _Defaults(), spec.limits or _Limits()
+    performance = status.performance or []
+    return ModelView(
+        namespace=model.metadata.namespace,
+        name=model.metadata.name,
+        steps=defaults.steps or DEFAULT_STEPS,
+        guidance_scale=DEFAULT_GUIDANCE_SCALE if defaults.guidance_scale is None else defaults.guidance_scale,
+        size=_size(defaults.size),
+        max_megapixels=limits.max_megapixels,
+        max_steps=limits.max_steps,
+        max_images=limits.max_images,
+        license=spec.license.spdx if spec.license else None,
+        stalled=_message(status.conditions, "Stalled"),
+        rate=_mean([p.seconds_per_megapixel_step for p in performance]),
+        load_seconds=_mean([p.load_seconds for p in performance]),
+    )
+
+
+def measured(value: Any) -> float | None:
+    """A measured amount as a number, None (no opinion) where it is absent, not a number, not finite or
+    negative.
+
+    Examples: "0.5" is 0.5; "nan", -1 and None are None.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    known = [v for v in map(measured, values) if v is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _is_true(conditions: list[_Condition] | None, kind: str) -> bool:
+    return any(c.type == kind and c.status == "True" for c in conditions or [])
+
+
+def _message(conditions: list[_Condition] | None, kind: str) -> str | None:
+    for condition in conditions or []:
+        if condition.type == kind and condition.status == "True":
+            return condition.message or kind
+    return None
+
+
+def _http_port(pod: Pod) -> int:
+    for container in pod.spec.containers:
+        for port in container.ports or []:
+            if port.name == "http":
+                return port.container_port
+    return WORKER_PORT
+
+
+def _size(text: str | None) -> tuple[int, int]:
+    width, _, height = (text or "").partition("x")
+    if width.isdecimal() and height.isdecimal():
+        return int(width), int(height)
+    return DEFAULT_SIZE
+
+
+def _unix_time(timestamp: str | None) -> int:
+    return int(datetime.fromisoformat(timestamp).timestamp()) if timestamp else 0

@@ -1,0 +1,49 @@
+"""The parts of a gateway, put together."""
+
+import time
+from collections.abc import Callable
+
+from .app import App, Sink
+from .dispatch import Dispatcher
+from .fleet import Fleet, Prober
+from .hold import Hold
+from .metrics import Metrics
+from .settings import Settings
+from .tokens import Tokens
+from .upstream import Upstream
+
+
+class Gateway:
+    """All of a gateway except what feeds its fleet (the watches) and its sockets."""
+
+    def __init__(
+        self, settings: Settings, tokens: Tokens, log: Sink, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.fleet = Fleet()
+        self.metrics = Metrics()
+        self.hold = Hold(settings.hold_limit)
+        self.upstream = Upstream()
+        self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.hold.changed, clock)
+        dispatcher = Dispatcher(
+            self.fleet,
+            self.upstream,
+            tokens,
+            self.hold,
+            self.metrics,
+            hold_seconds=settings.hold_seconds,
+            upstream_seconds=settings.upstream_seconds,
+            clock=clock,
+        )
+        self.app = App(self.fleet, dispatcher, self.metrics, settings.pod, log, clock)
+        self.fleet.on_change.append(self._changed)
+
+    def _changed(self) -> None:
+        workers = self.fleet.snapshot.workers.values()
+        self.upstream.forget({(worker.host, worker.port) for worker in workers})
+        self.metrics.keep(self.fleet.snapshot.routes.values())
+        self._prober.update(workers)
+        self.hold.changed()
+
+    def close(self) -> None:
+        self._prober.close()
+        self.upstream.close()

@@ -1,0 +1,165 @@
+"""The routing snapshot: what callers can ask for and which workers may serve it.
+
+Pure. It is built when watched objects change, so that a request only looks things up.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ApiError, invalid
+from .resources import ModelView, PoolView, Worker
+
+# A message that lists names stays readable in a log line.
+_NAMES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Share:
+    """One ImageModel's part of a name's traffic in one pool."""
+
+    namespace: str
+    pool: str
+    model: str
+    percent: float
+    view: ModelView | None
+    """None while the ImageModel does not exist."""
+    workers: tuple[Worker, ...]
+    """Workers of the pool whose placement allows the model."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where requests for one name of one namespace go: per pool that offers it, its shares of traffic."""
+
+    namespace: str
+    name: str
+    created: int
+    pools: tuple[tuple[Share, ...], ...]
+    """Sorted by pool; never empty, nor is any member."""
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        return tuple(share for pool in self.pools for share in pool)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    workers: Mapping[str, Worker]
+    """By pod uid."""
+    routes: Mapping[str, Route]
+    """By NAMESPACE/NAME, and by NAME where only one namespace offers it."""
+    ambiguous: Mapping[str, tuple[str, ...]]
+    """Bare names that several namespaces offer, with their full names."""
+
+    def find(self, model: str | None) -> Route:
+        """The route for a request's `model`.
+
+        Raises ApiError: 404 `model_not_found`; 400 `ambiguous_model`; 400 `missing_required_parameter` where
+        no model is named and there is not exactly one.
+        """
+        if model is None:
+            return self._only_route()
+        route = self.routes.get(model)
+        if route is not None:
+            return route
+        if model in self.ambiguous:
+            names = ", ".join(self.ambiguous[model])
+            raise invalid(
+                "ambiguous_model", "model", f"Several namespaces offer '{model}': use one of {names}."
+            )
+        raise ApiError(
+            404,
+            "model_not_found",
+            f"There is no model '{model[:100]}'. {self._choices()}",
+            param="model",
+        )
+
+    def listed(self) -> list[tuple[str, Route]]:
+        """(id, route) of every route once, by the shortest name that callers can use."""
+        full = [f"{r.namespace}/{r.name}" for r in self.routes.values() if r.name in self.ambiguous]
+        bare = [name for name in self.routes if "/" not in name]
+        return [(name, self.routes[name]) for name in sorted({*full, *bare})]
+
+    def _only_route(self) -> Route:
+        listed = self.listed()
+        if len(listed) == 1:
+            return listed[0][1]
+        raise invalid("missing_required_parameter", "model", f"Missing parameter: 'model'. {self._choices()}")
+
+    def _choices(self) -> str:
+        names = [name for name, _ in self.listed()]
+        if not names:
+            return "No InferencePool offers a model yet."
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        return f"Choose one of: {', '.join(names[:_NAMES_SHOWN])}{more}."
+
+
+EMPTY = Snapshot({}, {}, {})
+
+
+def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable[ModelView]) -> Snapshot:
+    """Join the three kinds of objects into a snapshot."""
+    by_uid = {worker.uid: worker for worker in workers}
+    placed = _placed(by_uid.values())
+    views = {(m.namespace, m.name): m for m in models}
+    offers: dict[tuple[str, str], list[tuple[Share, ...]]] = defaultdict(list)
+    created: dict[tuple[str, str], int] = {}
+    for pool in sorted(pools, key=lambda p: (p.namespace, p.name)):
+        for offer in pool.models:
+            key = (pool.namespace, offer.name)
+            offers[key].append(
+                tuple(
+                    Share(
+                        namespace=pool.namespace,
+                        pool=pool.name,
+                        model=model,
+                        percent=percent,
+                        view=views.get((pool.namespace, model)),
+                        workers=tuple(placed.get((pool.namespace, pool.name, model), ())),
+                    )
+                    for model, percent in offer.traffic
+                )
+            )
+            created[key] = min(created.get(key, pool.created), pool.created)
+    routes = [Route(ns, name, created[ns, name], tuple(shares)) for (ns, name), shares in offers.items()]
+    return Snapshot(by_uid, *_index(routes))
+
+
+def _placed(workers: Iterable[Worker]) -> dict[tuple[str, str, str], list[Worker]]:
+    placed: dict[tuple[str, str, str], list[Worker]] = defaultdict(list)
+    for worker in workers:
+        for model, _ in worker.placement:
+            placed[worker.namespace, worker.pool, model].append(worker)
+    return placed
+
+
+def _index(routes: list[Route]) -> tuple[dict[str, Route], dict[str, tuple[str, ...]]]:
+    full = {f"{route.namespace}/{route.name}": route for route in routes}
+    namesakes: dict[str, list[Route]] = defaultdict(list)
+    for route in routes:
+        namesakes[route.name].append(route)
+    bare = {name: same[0] for name, same in namesakes.items() if len(same) == 1}
+    ambiguous = {
+        name: tuple(sorted(f"{r.namespace}/{r.name}" for r in same))
+        for name, same in namesakes.items()
+        if len(same) > 1
+    }
+    return full | bare, ambiguous
+
+
+def describe(name: str, route: Route) -> dict[str, Any]:
+    """One entry of `GET /v1/models`."""
+    shares = route.shares
+    return {
+        "id": name,
+        "object": "model",
+        "created": route.created,
+        "owned_by": route.namespace,
+        "imagefleet": {
+            "models": {share.model: share.percent for share in shares},
+            "license": next((s.view.license for s in shares if s.view and s.view.license), None),
+            "ready": any(s.workers and s.view and not s.view.stalled for s in shares),
+        },
+    }
