@@ -94,6 +94,8 @@ def _default(field: Schema) -> str:
 
 def _limits(field: Schema) -> Iterator[str]:
     said = [text.format(field[key]) for key, text in _BOUNDS if key in field]
+    if field.get("exclusiveMinimum"):
+        said[0] = f"more than {field['minimum']}"
     if "enum" in field:
         said.insert(0, "one of " + ", ".join(f"`{value}`" for value in field["enum"]))
     if said:

@@ -28,6 +28,8 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         flat.pop(key, None)
     if flat.get("default", ...) is None:
         del flat["default"]
+    if "exclusiveMinimum" in flat:  # JSON Schema's number is a flag of `minimum` in OpenAPI 3.0
+        flat |= {"minimum": flat["exclusiveMinimum"], "exclusiveMinimum": True}
     if "properties" in flat:
         flat["properties"] = {
             name: _structural(value, definitions) for name, value in flat["properties"].items()
@@ -35,8 +37,8 @@ def _structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     if "additionalProperties" in flat:
         flat["additionalProperties"] = _structural(flat["additionalProperties"], definitions)
     if "items" in flat:
-        # A default inside a list would make client-side `kubectl apply` and Argo CD see a difference for ever,
-        # since they compare lists as a whole: there, what an absent field means is for the reader to know.
+        # A default inside a list would make `kubectl apply` and Argo CD see a difference for ever, since they
+        # compare lists as a whole: there, what an absent field means is for the reader to know.
         flat["items"] = _without_defaults(_structural(flat["items"], definitions))
     return flat
 

@@ -204,7 +204,7 @@ class Limits(ApiModel):
     max_megapixels: float = Field(
         default=1.1,
         description="The largest picture, in millions of pixels: 1024x1024 is 1.048576.",
-        ge=0.004,
+        gt=0,
         le=64,
     )
     max_steps: Int32 = Field(default=50, description="The most denoising steps.", ge=1, le=1000)
