@@ -1,0 +1,3 @@
+module imagefleet.dev/tests/cluster/launcher
+
+go 1.25
