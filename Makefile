@@ -40,7 +40,7 @@ demo: $(VENV) demo-model cluster-build ## Set everything up and draw one picture
 
 .PHONY: test test-unit test-integration test-e2e
 test: $(VENV) demo-model cluster-build ## Set everything up and run all tests
-	@$(PYTEST) tests
+	@$(PYTEST) tests/unit tests/integration tests/e2e
 
 test-unit: $(VENV) ## The tests that need no cluster, in under a minute
 	@$(PYTEST) tests/unit
