@@ -5,6 +5,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,11 +177,11 @@ def differing_files(root: Path) -> list[str]:
     return [path for path, text in generated_files().items() if not _holds(root / path, text)]
 
 
-def main() -> int:
-    """The command."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where a file differs")
-    check = parser.parse_args().check
+    check = parser.parse_args(arguments).check
     differing = differing_files(ROOT)
     if check and differing:
         print("These generated files are not what the models in operator/imagefleet_operator/api say:")

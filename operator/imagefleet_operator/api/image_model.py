@@ -1,12 +1,12 @@
 """ImageModel: one immutable, verified version of a model."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, field_validator
 
+from imagefleet_operator.api.checks import Check, Checked, pattern
 from imagefleet_operator.api.common import (
     ApiModel,
     Int32,
@@ -22,32 +22,64 @@ from imagefleet_operator.api.common import (
 )
 from imagefleet_operator.api.quantity import quantity_bytes
 
-_FILE_URI = re.compile(r"^file://(?P<path>/[^/].*)$")
-_PVC_URI = re.compile(r"^pvc://(?P<claim>[a-z0-9]([-a-z0-9.]*[a-z0-9])?)/(?P<path>[^/].*)$")
-_SIZE = re.compile(r"^([1-9][0-9]{1,4})x([1-9][0-9]{1,4})$")
-
-SCHEME_MESSAGE = (
-    "uri must begin with file:// or pvc://: write file:///models/NAME for a folder of the worker's image, "
-    "or pvc://CLAIM/PATH for a folder of a PersistentVolumeClaim"
+MODEL_NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+_CLAIM = "[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+_FOLDER_NAME = "([^/.]|[.][^/.]|[.][.][^/])[^/]*"  # neither empty nor '.' nor '..'
+URI_CHECKS = (
+    pattern(
+        "[A-Za-z0-9:/._@+=,~-]*",
+        "uri may hold letters, digits and . _ - @ + = , ~ only: rename the folder (no spaces, no %-encoding)",
+    ),
+    pattern(
+        "(file|pvc)://.*",
+        "uri must begin with file:// or pvc://: write file:///models/NAME for a folder of the worker's "
+        "image, or pvc://CLAIM/PATH for a folder of a PersistentVolumeClaim",
+    ),
+    pattern(
+        "file:///[^/].*",
+        "a file:// uri holds an absolute path, so three slashes: write file:///models/NAME",
+        prefix="file://",
+    ),
+    pattern(
+        f"pvc://{_CLAIM}/[^/].*",
+        "a pvc:// uri holds the name of a PersistentVolumeClaim of this namespace and the folder in it: "
+        "write pvc://CLAIM/PATH, the claim's name in lowercase letters, digits, '-' and '.'",
+        prefix="pvc://",
+    ),
+    pattern(
+        f"([a-z0-9]+://)?[^/]*(/{_FOLDER_NAME})*/?",
+        "uri must not hold '.', '..' or empty parts: write the folder's own path",
+    ),
 )
-FILE_MESSAGE = "a file:// uri holds an absolute path, so three slashes: write file:///models/NAME"
-PVC_MESSAGE = (
-    "a pvc:// uri holds the name of a PersistentVolumeClaim of this namespace and the folder in it: write "
-    "pvc://CLAIM/PATH, the claim's name in lowercase letters, digits, '-' and '.'"
+DIGEST_CHECK = pattern(
+    "sha256:[0-9a-f]{64}",
+    "digest must be sha256: and 64 lowercase hex digits: copy what `imagefleet-worker verify --uri URI` "
+    "prints, or leave digest out",
 )
-PATH_MESSAGE = "uri must not hold '.', '..' or empty parts: write the folder's own path"
-CHARACTERS_MESSAGE = (
-    "uri may hold letters, digits and . _ - @ + = , ~ only: rename the folder (no spaces, no %-encoding)"
+CLASS_NAME_CHECK = pattern(
+    "AutoPipelineForText2Image|[A-Za-z_][A-Za-z0-9_]*Pipeline",
+    "className must be the name of a diffusers pipeline class: write for example StableDiffusionXLPipeline, "
+    "or leave it out for AutoPipelineForText2Image",
 )
-SIZE_MESSAGE = "size must be WIDTHxHEIGHT in pixels: write for example 512x512"
-SIZE_STEP_MESSAGE = "width and height must be multiples of 8: write for example 512x768"
+SIZE_CHECK = pattern(
+    "[1-9][0-9]{1,4}x[1-9][0-9]{1,4}", "size must be WIDTHxHEIGHT in pixels: write for example 512x512"
+)
+SIZE_STEP_CHECK = Check(
+    cel=f"!({SIZE_CHECK.cel}) || self.split('x').all(side, int(side) % 8 == 0)",
+    holds=lambda size: not SIZE_CHECK.holds(size) or all(int(side) % 8 == 0 for side in size.split("x")),
+    message="width and height must be multiples of 8: write for example 512x768",
+)
+_SPDX_TERM = "[(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*"
+SPDX_CHECK = pattern(
+    f"{_SPDX_TERM}( (AND|OR|WITH) {_SPDX_TERM})*",
+    "spdx must be an SPDX licence expression: write for example Apache-2.0, 'MIT OR Apache-2.0', or "
+    "LicenseRef-NAME for terms that have no identifier",
+)
 
 _IMMUTABLE = (
     "cannot be changed: make a new ImageModel with its own name, and name that one in the pool's "
     "spec.models[].model"
 )
-_SPDX_TERM = "[(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*"
-_SIZE_CEL = "'^[1-9][0-9]{1,4}x[1-9][0-9]{1,4}$'"
 
 
 class Source(ApiModel):
@@ -59,45 +91,27 @@ class Source(ApiModel):
         )
     )
 
-    uri: str = Field(
+    uri: Annotated[str, Checked(*URI_CHECKS)] = Field(
         description="The folder with model_index.json and the weights. file:///PATH is a folder of the "
         "worker's image, or of a volume that the pool's podTemplate mounts. pvc://CLAIM/PATH is a folder of "
         "the PersistentVolumeClaim CLAIM of this namespace, which workers mount read-only. Required; cannot "
         "be changed.",
         min_length=1,
         max_length=1024,
-        json_schema_extra=rules(
-            rule("self.startsWith('file://') || self.startsWith('pvc://')", SCHEME_MESSAGE),
-            rule("!self.startsWith('file://') || self.matches('^file:///[^/]')", FILE_MESSAGE),
-            rule(
-                "!self.startsWith('pvc://') || "
-                "self.matches('^pvc://[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/[^/]')",
-                PVC_MESSAGE,
-            ),
-            rule("!self.matches('^[a-z]+://.*(//|/[.]{1,2}(/|$))')", PATH_MESSAGE),
-            rule("self.matches('^[A-Za-z0-9:/._@+=,~-]*$')", CHARACTERS_MESSAGE),
-        ),
     )
-    digest: str | None = Field(
+    digest: Annotated[str, Checked(DIGEST_CHECK)] | None = Field(
         default=None,
         description="The SHA-256 digest that the folder must have: sha256: and 64 hex digits, as "
         "`imagefleet-worker verify` prints it. Files with another digest never serve. Absent: whatever is "
         "there at verification, which status.digest then says. Cannot be changed.",
         max_length=71,
-        json_schema_extra=rules(
-            rule(
-                "self.matches('^sha256:[0-9a-f]{64}$')",
-                "digest must be sha256: and 64 lowercase hex digits: copy what `imagefleet-worker verify "
-                "--uri URI` prints, or leave digest out",
-            )
-        ),
     )
 
     @property
     def claim(self) -> str | None:
         """The PersistentVolumeClaim that holds the folder; None for a file:// source."""
-        match = _PVC_URI.match(self.uri)
-        return match["claim"] if match else None
+        scheme, _, rest = self.uri.partition("://")
+        return rest.partition("/")[0] if scheme == "pvc" else None
 
     @property
     def folder(self) -> str:
@@ -109,18 +123,6 @@ class Source(ApiModel):
         )
         return path.rstrip("/")
 
-    @field_validator("uri")
-    @classmethod
-    def _known_source(cls, uri: str) -> str:
-        if not uri.startswith(("file://", "pvc://")):
-            raise ValueError(SCHEME_MESSAGE)
-        match = _FILE_URI.match(uri) or _PVC_URI.match(uri)
-        if match is None:
-            raise ValueError(FILE_MESSAGE if uri.startswith("file://") else PVC_MESSAGE)
-        if {"", ".", ".."} & set(match["path"].strip("/").split("/")):
-            raise ValueError(PATH_MESSAGE)
-        return uri
-
 
 class Pipeline(ApiModel):
     """How diffusers loads the folder."""
@@ -131,20 +133,13 @@ class Pipeline(ApiModel):
         )
     )
 
-    class_name: str = Field(
+    class_name: Annotated[str, Checked(CLASS_NAME_CHECK)] = Field(
         default="AutoPipelineForText2Image",
         description="The diffusers pipeline class that loads the folder. AutoPipelineForText2Image finds it "
         "from model_index.json; a class of your choice must be the one that model_index.json names. Cannot "
         "be changed.",
         min_length=1,
         max_length=128,
-        json_schema_extra=rules(
-            rule(
-                "self == 'AutoPipelineForText2Image' || self.matches('^[A-Za-z_][A-Za-z0-9_]*Pipeline$')",
-                "className must be the name of a diffusers pipeline class: write for example "
-                "StableDiffusionXLPipeline, or leave it out for AutoPipelineForText2Image",
-            )
-        ),
     )
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto",
@@ -166,18 +161,11 @@ class Defaults(ApiModel):
         ge=0,
         le=100,
     )
-    size: str = Field(
+    size: Annotated[str, Checked(SIZE_CHECK, SIZE_STEP_CHECK)] = Field(
         default="512x512",
         description="Size of a request that names none, WIDTHxHEIGHT in pixels, each a multiple of 8. Set "
         "it to what the model was trained for.",
         max_length=11,
-        json_schema_extra=rules(
-            rule(f"self.matches({_SIZE_CEL})", SIZE_MESSAGE),
-            rule(
-                f"!self.matches({_SIZE_CEL}) || self.split('x').all(side, int(side) % 8 == 0)",
-                SIZE_STEP_MESSAGE,
-            ),
-        ),
     )
 
     @property
@@ -189,13 +177,6 @@ class Defaults(ApiModel):
     def height(self) -> int:
         """Pixels from top to bottom."""
         return int(self.size.split("x")[1])
-
-    @field_validator("size")
-    @classmethod
-    def _known_size(cls, size: str) -> str:
-        if _SIZE.match(size) is None:
-            raise ValueError(SIZE_MESSAGE)
-        return size
 
 
 class Limits(ApiModel):
@@ -214,17 +195,10 @@ class Limits(ApiModel):
 class License(ApiModel):
     """Under what terms the model may be used."""
 
-    spdx: str = Field(
+    spdx: Annotated[str, Checked(SPDX_CHECK)] = Field(
         description="SPDX licence expression, for example Apache-2.0 or LicenseRef-my-terms.",
         min_length=1,
         max_length=128,
-        json_schema_extra=rules(
-            rule(
-                f"self.matches('^{_SPDX_TERM}( (AND|OR|WITH) {_SPDX_TERM})*$')",
-                "spdx must be an SPDX licence expression: write for example Apache-2.0, 'MIT OR "
-                "Apache-2.0', or LicenseRef-NAME for terms that have no identifier",
-            )
-        ),
     )
 
 
@@ -234,8 +208,9 @@ class ImageModelSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                f"!self.defaults.size.matches({_SIZE_CEL}) || double(int(self.defaults.size.split('x')[0]) "
-                "* int(self.defaults.size.split('x')[1])) <= self.limits.maxMegapixels * 1000000.0",
+                f"!({SIZE_CHECK.cel.replace('self', 'self.defaults.size')}) || "
+                "double(int(self.defaults.size.split('x')[0]) * int(self.defaults.size.split('x')[1])) <= "
+                "self.limits.maxMegapixels * 1000000.0",
                 "defaults.size is larger than limits.maxMegapixels allows: make defaults.size smaller or "
                 "limits.maxMegapixels larger (1024x1024 needs 1.05)",
                 path=".defaults.size",
@@ -354,9 +329,9 @@ class ImageModel:
     RULES: ClassVar[dict[str, JsonValue]] = rules(
         name_length_rule("ImageModel"),
         rule(
-            "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-            "metadata.name of an ImageModel holds lowercase letters, digits and '-' only, no '.', and begins "
-            "and ends with a letter or digit: write for example sdxl-1-0",
+            f"self.metadata.name.matches('^{MODEL_NAME}$')",
+            "metadata.name of an ImageModel holds lowercase letters, digits and '-' only, no '.', and "
+            "begins and ends with a letter or digit: write for example sdxl-1-0",
         ),
     )
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
 
+from imagefleet_operator.api.checks import Check, Checked, pattern
 from imagefleet_operator.api.common import (
     MAX_NAME_LENGTH,
     ApiModel,
@@ -20,13 +21,38 @@ from imagefleet_operator.api.common import (
     rule,
     rules,
 )
+from imagefleet_operator.api.image_model import MODEL_NAME
 
 # Bounded, since the cost that the API server grants a rule is that of the largest value there could be.
 Quantities = Mapping[str, Annotated[int | str, Field(json_schema_extra={"maxLength": 32})]]
 MAX_MODELS = 256
 
-_DOMAIN = "[a-z0-9]([-a-z0-9.]*[a-z0-9])?"
-_RESOURCE_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?"
+POOL_MODEL_NAME_CHECK = pattern(
+    "[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?",
+    "name may hold letters, digits and . _ : - only, and begins and ends with a letter or digit: write for "
+    "example sdxl-turbo (callers write NAMESPACE/NAME where two namespaces use the same name, so no slash)",
+)
+MODEL_REFERENCE_CHECK = pattern(
+    MODEL_NAME,
+    "model must be the metadata.name of an ImageModel of this namespace: lowercase letters, digits and '-'",
+)
+_RESOURCE_MESSAGE = (
+    "resource must be an extended resource that a device plugin offers: write for example nvidia.com/gpu or "
+    "nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator"
+)
+RESOURCE_CHECK = pattern(
+    "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", _RESOURCE_MESSAGE
+)
+NATIVE_RESOURCE_CHECK = Check(
+    cel="!self.matches('^([^/]*[.])?kubernetes[.]io/')",
+    holds=lambda resource: not f".{resource.partition('/')[0]}".endswith(".kubernetes.io"),
+    message=f"{_RESOURCE_MESSAGE} (kubernetes.io is Kubernetes' own)",
+)
+IMAGE_CHECK = pattern(
+    "[A-Za-z0-9][A-Za-z0-9._:/@-]*",
+    "image must be the name of a container image: write for example "
+    "registry.example.com/imagefleet-worker:0.1.0",
+)
 _QUANTITIES: dict[str, JsonValue] = {
     "maxProperties": 16,
     **rules(
@@ -42,32 +68,17 @@ _QUANTITIES: dict[str, JsonValue] = {
 class PoolModel(ApiModel):
     """A model that the pool serves, under the name by which callers ask for it."""
 
-    name: str = Field(
+    name: Annotated[str, Checked(POOL_MODEL_NAME_CHECK)] = Field(
         description='What callers put into a request\'s "model". Letters, digits and . _ : - are allowed. '
         "Unique in the pool.",
         min_length=1,
         max_length=63,
-        json_schema_extra=rules(
-            rule(
-                "self.matches('^[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?$')",
-                "name may hold letters, digits and . _ : - only, and begins and ends with a letter or "
-                "digit: write for example sdxl-turbo (callers write NAMESPACE/NAME where two namespaces use "
-                "the same name, so no slash)",
-            )
-        ),
     )
-    model: str = Field(
+    model: Annotated[str, Checked(MODEL_REFERENCE_CHECK)] = Field(
         description="The ImageModel of this namespace that answers. Name another one to move to a new "
         "version.",
         min_length=1,
         max_length=MAX_NAME_LENGTH,
-        json_schema_extra=rules(
-            rule(
-                "self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",
-                "model must be the metadata.name of an ImageModel of this namespace: lowercase letters, "
-                "digits and '-'",
-            )
-        ),
     )
     min_resident: Int32 = Field(
         default=1,
@@ -80,20 +91,12 @@ class PoolModel(ApiModel):
 class Accelerator(ApiModel):
     """What each worker draws on."""
 
-    resource: str = Field(
+    resource: Annotated[str, Checked(RESOURCE_CHECK, NATIVE_RESOURCE_CHECK)] = Field(
         default="nvidia.com/gpu",
         description="The extended resource, as the node's device plugin names it, for example "
         "nvidia.com/gpu.",
         min_length=1,
         max_length=253,
-        json_schema_extra=rules(
-            rule(
-                f"self.matches('^{_DOMAIN}/{_RESOURCE_NAME}$') && "
-                "!self.matches('^([^/]*[.])?kubernetes[.]io/')",
-                "resource must be an extended resource that a device plugin offers: write for example "
-                "nvidia.com/gpu or nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator",
-            )
-        ),
     )
     count: Int32 = Field(
         default=1, description="How many for each worker. 0: workers that draw on the CPU.", ge=0, le=64
@@ -222,19 +225,12 @@ class Worker(ApiModel):
         )
     )
 
-    image: str | None = Field(
+    image: Annotated[str, Checked(IMAGE_CHECK)] | None = Field(
         default=None,
         description="Container image of the worker. Absent: the operator's own choice, which moves with its "
         "version.",
         min_length=1,
         max_length=512,
-        json_schema_extra=rules(
-            rule(
-                "self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",
-                "image must be the name of a container image: write for example "
-                "registry.example.com/imagefleet-worker:0.1.0",
-            )
-        ),
     )
     accelerator: Accelerator = Field(
         default_factory=Accelerator,
