@@ -45,7 +45,9 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
         for w in verdicts.serving(observed.workers)
     }
     plans = tuple(
-        WorkerPlan(w, policy.steps(w, wanted[w.pod.name])) for w in observed.workers if w.pod.name in wanted
+        WorkerPlan(w, policy.steps(w, wanted[w.pod.name]))
+        for w in observed.workers
+        if w.pod.name in wanted and w.silent_since is None
     )
     return PoolPlan(
         workers=tuple(p for p in plans if p.steps),

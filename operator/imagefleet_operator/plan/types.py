@@ -108,6 +108,9 @@ class Child:
     fields_hash: int
     """Hash of the managed fields that our last apply owns now; 0 where it owns none."""
     state: DeploymentState | JobState | None = None
+    pool: str = ""
+    """The pool or the model that its label names; one of the two is empty."""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,9 @@ class Pod:
     """The termination message of its container, for verification pods."""
     job: str = ""
     """The Job that it belongs to, for verification pods."""
+    pool: str = ""
+    """The pool or the model that its label names; one of the two is empty."""
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)

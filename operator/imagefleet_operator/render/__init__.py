@@ -1,4 +1,5 @@
-"""Child objects as they are applied: jinja2 templates that write JSON, and the merge of a pool's pod template.
+"""Child objects as they are applied: jinja2 templates that write JSON, and the merge of a pool's pod
+template.
 
 A value enters a template through the ``tojson`` filter alone, so that no value can change an object's shape.
 """
@@ -18,8 +19,12 @@ HASH_ANNOTATION = "imagefleet.dev/applied-hash"
 POOL_KINDS = ("ServiceAccount", "Service", "PodDisruptionBudget", "Deployment")
 """A pool's children in the order in which they are made: pods need the ServiceAccount."""
 
-_environment = Environment(  # noqa: S701: it writes JSON, and every value goes through tojson
-    loader=PackageLoader("imagefleet_operator.render"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+_environment = Environment(
+    loader=PackageLoader("imagefleet_operator.render"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
 )
 _templates: dict[str, Template] = {}
 
@@ -51,7 +56,8 @@ def pool_children(spec: WorkersSpec, caller_public_key: str) -> dict[str, Json]:
 
 
 def verify_job(spec: VerifySpec) -> Json:
-    """The verification Job of a model. Its name holds the hash of everything else in it, as a Job cannot be changed."""
+    """The verification Job of a model. Its name holds the hash of everything else in it, as a Job cannot be
+    changed."""
     labels = {
         "app.kubernetes.io/managed-by": "imagefleet",
         "app.kubernetes.io/name": "imagefleet-verify",
@@ -82,7 +88,8 @@ def _hashed(child: Json) -> Json:
 
 
 def _resources(spec: WorkersSpec) -> Json:
-    """The worker's resources with its accelerators, which are asked for by limit alone: requests follow limits."""
+    """The worker's resources with its accelerators, which are asked for by limit alone: requests follow
+    limits."""
     if spec.accelerator_count == 0:
         return spec.resources
     limits = {**spec.resources.get("limits", {}), spec.accelerator_resource: str(spec.accelerator_count)}

@@ -5,8 +5,10 @@ from typing import Any
 
 from imagefleet_operator.plan.types import Json
 
+
 def merge_pod_template(ours: Json, theirs: Json, labels: Mapping[str, str]) -> Json:
-    """``theirs`` over ``ours``; our labels stay, as the selectors of Deployment, Service and budget depend on them."""
+    """``theirs`` over ``ours``; our labels stay, as the selectors of Deployment, Service and budget depend on
+    them."""
     merged: Json = _merged(ours, theirs)
     merged["metadata"]["labels"] = {**merged["metadata"].get("labels", {}), **labels}
     return merged

@@ -1,0 +1,68 @@
+"""From the store to what a plan depends on: frozen values, nothing that changes under the plan's hands."""
+
+from collections.abc import Sequence
+
+from imagefleet_operator.plan import policy, verdicts
+from imagefleet_operator.plan.types import (
+    Copy,
+    DeploymentState,
+    ModelObserved,
+    ModelSpec,
+    Parent,
+    PoolObserved,
+    PoolSpec,
+    Refusal,
+    Worker,
+)
+from imagefleet_operator.store.store import Store
+
+
+def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusal]) -> PoolObserved:
+    """All that the plan of ``pool`` depends on; ``refusals`` are those of its children's last writes."""
+    deployment = store.child("Deployment", pool.namespace, f"{pool.name}-workers")
+    ours = deployment is not None and deployment.owner == pool.uid
+    state = deployment.state if deployment and ours else None
+    models = {m.model for m in pool.spec.models} if pool.spec else set()
+    return PoolObserved(
+        pool=pool,
+        models={name: store.model(pool.namespace, name) for name in models},
+        deployment=state if isinstance(state, DeploymentState) else None,
+        workers=observe_workers(store, pool.namespace, pool.name),
+        refusals=tuple(refusals),
+    )
+
+
+def observe_workers(store: Store, namespace: str, pool: str) -> tuple[Worker, ...]:
+    """The pods of a pool with what they said, by name."""
+    found = []
+    for pod in store.pods_of_pool(namespace, pool):
+        state = store.worker(pod)
+        found.append(Worker(pod, state.report, state.silent_since, state.policy_hash))
+    return tuple(found)
+
+
+def observe_model(
+    store: Store, model: Parent[ModelSpec], job_name: str, refusals: Sequence[Refusal]
+) -> ModelObserved:
+    """All that the plan of ``model`` depends on; ``job_name`` is its verification Job's."""
+    return ModelObserved(
+        model=model,
+        job_name=job_name,
+        job=store.child("Job", model.namespace, job_name),
+        pods=tuple(store.pods_of_model(model.namespace, model.name)),
+        copies=_copies(store, model),
+        refusals=tuple(refusals),
+    )
+
+
+def _copies(store: Store, model: Parent[ModelSpec]) -> tuple[Copy, ...]:
+    """The model on every serving worker of every pool that names it; the annotation is what is wanted
+    there."""
+    found = []
+    for pool in store.pools_of_model(model.namespace, model.name):
+        for worker in verdicts.serving(observe_workers(store, model.namespace, pool)):
+            wanted = policy.annotated(worker.pod.placement).get(model.name)
+            report = worker.report.of(model.name) if worker.report else None
+            if worker.report and (wanted is not None or report is not None):
+                found.append(Copy(wanted, report, policy.accelerator(worker.report)))
+    return tuple(found)

@@ -1,0 +1,198 @@
+"""One pass over one pool or model: observe, plan, act, and say when to look again."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from imagefleet_operator import metrics
+from imagefleet_operator.act import Actor
+from imagefleet_operator.kinds import MODEL, POOL, Kind
+from imagefleet_operator.observe import observe_model, observe_pool
+from imagefleet_operator.plan.model import plan_model
+from imagefleet_operator.plan.pool import WorkerPlan, plan_pool
+from imagefleet_operator.plan.status import write_delay
+from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, Pod, PoolSpec, Refusal
+from imagefleet_operator.plan.workers import verify_spec, workers_spec
+from imagefleet_operator.render import pool_children, verify_job
+from imagefleet_operator.store.store import Key, Store, WorkerState
+from imagefleet_operator.workers import WorkerClient, WorkerError
+
+logger = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 1.0
+"""After children were written, their controllers get this long before a status is: one write instead of
+several."""
+REFUSED_FIRST = 5.0
+REFUSED_LAST = 300.0
+
+
+@dataclass(slots=True)
+class Memory:
+    """What a key's passes remember of each other. Losing it costs a write or a second, never correctness."""
+
+    refusals: tuple[Refusal, ...] = ()
+    refused: int = 0
+    """Passes in a row in which a child was refused."""
+    written_at: float | None = None
+    """When the status was written last, in seconds of the clock."""
+
+
+class Reconciler:
+    """The passes. ``poll`` is called with a pod's name and the seconds after which to ask its worker."""
+
+    def __init__(
+        self,
+        store: Store,
+        actor: Actor,
+        *,
+        worker_image: str,
+        caller_public_key: str,
+        poll: Callable[[Name, float], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._actor = actor
+        self._image = worker_image
+        self._public_key = caller_public_key
+        self._poll = poll
+        self._clock = clock
+        self._memories: dict[Key, Memory] = {}
+
+    async def run(self, key: Key) -> float | None:
+        """One pass; the seconds after which to look again, None where an event or the resync will tell."""
+        started, outcome = perf_counter(), "error"
+        try:
+            again = await self._run(key)
+            outcome = "ok"
+            return again
+        finally:
+            metrics.RECONCILE.labels(key[0], outcome).observe(perf_counter() - started)
+
+    async def _run(self, key: Key) -> float | None:
+        kind, namespace, name = key
+        memory = self._memories.setdefault(key, Memory())
+        if kind == "pool":
+            pool = self._store.pool(namespace, name)
+            if pool is not None and not pool.deleting:
+                return await self._pool(pool, memory)
+        else:
+            model = self._store.model(namespace, name)
+            if model is not None and not model.deleting:
+                return await self._model(model, memory)
+        self._memories.pop(key, None)
+        return None
+
+    async def _pool(self, pool: Parent[PoolSpec], memory: Memory) -> float | None:
+        spec = workers_spec(observe_pool(self._store, pool, ()), self._image)
+        bodies = pool_children(spec, self._public_key) if spec else {}
+        changed = await self._children(list(bodies.values()), pool, memory)
+        if changed and not memory.refusals:
+            return SETTLE_SECONDS
+        plan = plan_pool(observe_pool(self._store, pool, memory.refusals), self._clock())
+        if plan.workers:
+            await self._workers(plan.workers)
+            plan = plan_pool(observe_pool(self._store, pool, memory.refusals), self._clock())
+        for pod, seconds in plan.poll_seconds.items():
+            self._poll((pool.namespace, pod), seconds)
+        return await self._status(POOL, pool, plan.status, memory)
+
+    async def _workers(self, plans: tuple[WorkerPlan, ...]) -> None:
+        calls: list[Awaitable[None]] = [self._actor.worker(plan.worker, plan.steps) for plan in plans]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _model(self, model: Parent[ModelSpec], memory: Memory) -> float | None:
+        spec = verify_spec(model, self._image)
+        job = verify_job(spec) if spec else None
+        name = job["metadata"]["name"] if job else ""
+        plan = plan_model(observe_model(self._store, model, name, memory.refusals), self._clock())
+        if job and (plan.verify or memory.refusals):
+            changed = await self._children([job], model, memory)
+            if changed and not memory.refusals:
+                return SETTLE_SECONDS
+            plan = plan_model(observe_model(self._store, model, name, memory.refusals), self._clock())
+        return await self._status(MODEL, model, plan.status, memory)
+
+    async def _children(self, bodies: list[Json], owner: Parent[Any], memory: Memory) -> bool:
+        """Whether any was written. Those that were refused go to memory, for this pass's status and the next
+        try."""
+        results = [await self._actor.child(body, owner) for body in bodies]
+        memory.refusals = tuple(r for r in results if isinstance(r, Refusal))
+        memory.refused = memory.refused + 1 if memory.refusals else 0
+        return any(result is True for result in results)
+
+    async def _status(self, kind: Kind, parent: Parent[Any], status: Json, memory: Memory) -> float | None:
+        now = self._clock()
+        since = None if memory.written_at is None else now - memory.written_at
+        delay = write_delay(parent.status, status, since)
+        if delay == 0:
+            memory.written_at = now
+            await self._actor.status(kind, parent, status)
+            delay = None
+        return _soonest(delay, _refused_delay(memory))
+
+
+def _refused_delay(memory: Memory) -> float | None:
+    """Worked example: 5 s after the first refusal, 20 s after the third, at most 300 s."""
+    if not memory.refusals:
+        return None
+    return float(min(REFUSED_LAST, REFUSED_FIRST * 2.0 ** min(memory.refused - 1, 10)))
+
+
+def _soonest(*delays: float | None) -> float | None:
+    return min((d for d in delays if d is not None), default=None)
+
+
+class Poller:
+    """Asks workers for their reports, and wakes whom a changed one concerns."""
+
+    def __init__(
+        self,
+        store: Store,
+        workers: WorkerClient,
+        wake: Callable[[Key], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._workers = workers
+        self._wake = wake
+        self._clock = clock
+        self._intervals: dict[Name, float] = {}
+
+    def interval(self, name: Name, seconds: float) -> float:
+        """Remember how often to ask; the seconds until the next time: at once for the first."""
+        first = name not in self._intervals
+        self._intervals[name] = seconds
+        return 0.0 if first else seconds
+
+    async def run(self, name: Name) -> float | None:
+        """Ask one worker. Where nothing has changed nobody is woken."""
+        pod = self._store.pod(*name)
+        if pod is None or not pod.ready or pod.deleting:
+            self._intervals.pop(name, None)
+            return None
+        before = self._store.worker(pod)
+        after = await self._ask(pod)
+        self._store.put_worker(pod, after)
+        if before != after or after.silent_since is not None:
+            self._wake(("pool", pod.namespace, pod.pool))
+            pool = self._store.pool(pod.namespace, pod.pool)
+            for entry in pool.spec.models if pool and pool.spec else ():
+                self._wake(("model", pod.namespace, entry.model))
+        return self._intervals.get(name)
+
+    async def _ask(self, pod: Pod) -> WorkerState:
+        try:
+            report = await self._workers.report(pod)
+        except WorkerError as error:
+            metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, "get").inc()
+            logger.debug("worker %s/%s: %s", pod.namespace, pod.name, error)
+            before = self._store.worker(pod)
+            return replace(before, silent_since=before.silent_since or self._clock())
+        return replace(self._store.worker(pod), report=report, silent_since=None)

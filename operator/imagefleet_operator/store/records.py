@@ -1,0 +1,228 @@
+"""From objects as the API server gives them to compact records. Whole objects are never kept."""
+
+import json
+from collections.abc import Callable, Mapping
+from sys import intern
+from typing import Any
+
+from imagefleet_operator.api import ImageModel, InferencePool, InvalidResource
+from imagefleet_operator.client import FIELD_MANAGER
+from imagefleet_operator.plan.types import (
+    Child,
+    DeploymentState,
+    JobState,
+    Json,
+    ModelSpec,
+    Parent,
+    Pod,
+    PoolModel,
+    PoolSpec,
+    Trouble,
+)
+from imagefleet_operator.render import HASH_ANNOTATION
+
+PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
+POOL_LABEL = "imagefleet.dev/pool"
+MODEL_LABEL = "imagefleet.dev/model"
+IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+
+def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
+    """An InferencePool. A spec that cannot be read is kept as the error that says why."""
+    try:
+        parsed = InferencePool.parse(obj)
+    except InvalidResource as error:
+        return _parent(obj, None, error.message)
+    worker, spec = parsed.spec.worker, parsed.spec
+    template = worker.pod_template
+    metadata = {"labels": dict(template.metadata.labels), "annotations": dict(template.metadata.annotations)}
+    record = PoolSpec(
+        models=tuple(PoolModel(intern(m.name), intern(m.model), m.min_resident) for m in spec.models),
+        replicas=1 if spec.replicas is None else spec.replicas,
+        image=worker.image and intern(worker.image),
+        accelerator_resource=intern(worker.accelerator.resource),
+        accelerator_count=worker.accelerator.count,
+        resources=_without_empty(
+            {"requests": _texts(worker.resources.requests), "limits": _texts(worker.resources.limits)}
+        ),
+        max_request_seconds=worker.max_request_seconds,
+        pod_template=_without_empty({"metadata": _without_empty(metadata), "spec": dict(template.spec)}),
+    )
+    return _parent(obj, record, "")
+
+
+def model_record(obj: Mapping[str, Any]) -> Parent[ModelSpec]:
+    """An ImageModel. A spec that cannot be read is kept as the error that says why."""
+    try:
+        spec = ImageModel.parse(obj).spec
+    except InvalidResource as error:
+        return _parent(obj, None, error.message)
+    record = ModelSpec(
+        uri=spec.source.uri,
+        folder=spec.source.folder,
+        claim=spec.source.claim,
+        digest=spec.source.digest,
+        pipeline=spec.pipeline.to_dict(),
+        defaults=spec.defaults.to_dict(),
+        limits=spec.limits.to_dict(),
+        memory_bytes=spec.memory_bytes,
+    )
+    return _parent(obj, record, "")
+
+
+def _parent(obj: Mapping[str, Any], spec: Any, error: str) -> Parent[Any]:
+    metadata = obj["metadata"]
+    return Parent(
+        namespace=intern(metadata["namespace"]),
+        name=intern(metadata["name"]),
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        deleting="deletionTimestamp" in metadata,
+        spec=spec,
+        error=error,
+        status=obj.get("status") or {},
+    )
+
+
+def _texts(quantities: Mapping[str, int | str]) -> dict[str, str]:
+    return {name: str(amount) for name, amount in quantities.items()}
+
+
+def _without_empty(parts: Json) -> Json:
+    return {key: value for key, value in parts.items() if value}
+
+
+def child_record(kind: str, obj: Mapping[str, Any]) -> Child:
+    """A Deployment, Service, ServiceAccount, PodDisruptionBudget or Job."""
+    metadata = obj["metadata"]
+    labels = metadata.get("labels") or {}
+    state = STATES.get(kind)
+    return Child(
+        kind=intern(kind),
+        namespace=intern(metadata["namespace"]),
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner=_controller(metadata).get("uid", ""),
+        deleting="deletionTimestamp" in metadata,
+        applied_hash=(metadata.get("annotations") or {}).get(HASH_ANNOTATION, ""),
+        fields_hash=hash_fields(obj),
+        state=state(obj) if state else None,
+        pool=intern(labels.get(POOL_LABEL, "")),
+        model=intern(labels.get(MODEL_LABEL, "")),
+    )
+
+
+def _controller(metadata: Mapping[str, Any]) -> Json:
+    references = metadata.get("ownerReferences") or ()
+    return next((r for r in references if r.get("controller")), {})
+
+
+def our_fields(obj: Mapping[str, Any]) -> Json:
+    """The fields that our last apply of the object owns now (``fieldsV1``); empty where it owns none."""
+    for entry in obj["metadata"].get("managedFields") or ():
+        ours = entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if ours and not entry.get("subresource"):
+            fields: Json = entry.get("fieldsV1") or {}
+            return fields
+    return {}
+
+
+def hash_fields(obj: Mapping[str, Any]) -> int:
+    """Tells sets of owned fields apart within this process; 0 where none is owned."""
+    fields = our_fields(obj)
+    return hash(json.dumps(fields, sort_keys=True)) or 1 if fields else 0
+
+
+def _conditions(obj: Mapping[str, Any]) -> dict[str, Json]:
+    return {c["type"]: c for c in (obj.get("status") or {}).get("conditions") or ()}
+
+
+def _deployment_state(obj: Mapping[str, Any]) -> DeploymentState:
+    status, conditions = obj.get("status") or {}, _conditions(obj)
+    progressing, failure = conditions.get("Progressing", {}), conditions.get("ReplicaFailure", {})
+    return DeploymentState(
+        current=status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0),
+        replicas=status.get("replicas", 0),
+        updated=status.get("updatedReplicas", 0),
+        ready=status.get("readyReplicas", 0),
+        stalled=progressing.get("message", "") if progressing.get("status") == "False" else "",
+        rejected=failure.get("message", "") if failure.get("status") == "True" else "",
+    )
+
+
+def _job_state(obj: Mapping[str, Any]) -> JobState:
+    conditions = _conditions(obj)
+    failed = conditions.get("Failed", {})
+    return JobState(
+        complete=conditions.get("Complete", {}).get("status") == "True",
+        failed=(failed.get("message") or failed.get("reason") or "failed")
+        if failed.get("status") == "True"
+        else "",
+    )
+
+
+STATES: dict[str, Callable[[Mapping[str, Any]], DeploymentState | JobState]] = {
+    "Deployment": _deployment_state,
+    "Job": _job_state,
+}
+
+
+def pod_record(obj: Mapping[str, Any]) -> Pod:
+    """A worker's or a verification's pod."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    labels = metadata.get("labels") or {}
+    controller = _controller(metadata)
+    ready = _conditions(obj).get("Ready", {}).get("status") == "True"
+    return Pod(
+        namespace=intern(metadata["namespace"]),
+        name=metadata["name"],
+        uid=metadata["uid"],
+        ip=status.get("podIP", ""),
+        ready=ready,
+        deleting="deletionTimestamp" in metadata,
+        placement=(metadata.get("annotations") or {}).get(PLACEMENT_ANNOTATION, ""),
+        trouble=None if ready else _trouble(status, _conditions(obj)),
+        result=_termination_message(status) if MODEL_LABEL in labels else "",
+        job=controller.get("name", "") if controller.get("kind") == "Job" else "",
+        pool=intern(labels.get(POOL_LABEL, "")),
+        model=intern(labels.get(MODEL_LABEL, "")),
+    )
+
+
+def _termination_message(status: Mapping[str, Any]) -> str:
+    for container in status.get("containerStatuses") or ():
+        message: str | None = (container.get("state") or {}).get("terminated", {}).get("message")
+        if message:
+            return message
+    return ""
+
+
+def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Json]) -> Trouble | None:
+    """The first thing that keeps a pod from getting on, in the order in which a pod comes to be."""
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return Trouble("WorkersUnschedulable", str(scheduled.get("message") or scheduled.get("reason")))
+    containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
+    for container in containers:
+        trouble = _container_trouble(container)
+        if trouble is not None:
+            return trouble
+    return None
+
+
+def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
+    state = container.get("state") or {}
+    waiting = state.get("waiting") or {}
+    detail = f"{container.get('name')}: {waiting.get('reason')}: {waiting.get('message', '')}"
+    if waiting.get("reason") in IMAGE_REASONS:
+        return Trouble("WorkerImageUnavailable", detail)
+    if waiting.get("reason") in CONFIG_REASONS:
+        return Trouble("WorkerConfigInvalid", detail)
+    ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
+    if ended and ended.get("exitCode"):
+        said = f": {ended['message']}" if ended.get("message") else ""
+        return Trouble(
+            "WorkersCrashing", f"{container.get('name')} ended with exit code {ended['exitCode']}{said}"
+        )
+    return None

@@ -1,0 +1,69 @@
+"""Reading a worker's report. What is missing or out of range is no opinion, never zero."""
+
+import math
+from collections.abc import Mapping
+from sys import intern
+from typing import Any
+
+from imagefleet_operator.plan.types import Device, ModelReport, Report
+
+STATES = ("Absent", "Loading", "Resident", "Failed")
+
+
+class InvalidReportError(Exception):
+    """A worker answered with something that is no report; it counts as no answer."""
+
+
+def read_report(body: Any) -> Report:
+    """The body of ``GET /v1/worker``. Raises InvalidReportError."""
+    try:
+        total = _whole(body["memory"], "totalBytes")
+        if total is None:
+            raise ValueError("memory.totalBytes is no number of bytes")
+        return Report(
+            memory_total_bytes=total,
+            draining=bool(body.get("draining", False)),
+            models=tuple(sorted((_model(m) for m in body.get("models") or ()), key=lambda m: m.model)),
+            devices=tuple(_device(d) for d in body.get("devices") or ()),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidReportError(f"{type(error).__name__}: {error}") from error
+
+
+def _model(body: Mapping[str, Any]) -> ModelReport:
+    if body["state"] not in STATES:
+        raise ValueError(f"a model's state is {body['state']!r}, none of {', '.join(STATES)}")
+    return ModelReport(
+        model=intern(str(body["model"])),
+        state=intern(body["state"]),
+        pinned=bool(body.get("pinned", False)),
+        digest=str(body.get("digest") or ""),
+        reason=str(body.get("reason") or ""),
+        message=str(body.get("message") or "")[:500],
+        memory_bytes=_whole(body, "memoryBytes"),
+        seconds_per_megapixel_step=_number(body, "secondsPerMegapixelStep"),
+        load_seconds=_number(body, "loadSeconds"),
+    )
+
+
+def _device(body: Mapping[str, Any]) -> Device:
+    return Device(
+        accelerator=intern(str(body.get("accelerator") or body.get("name") or "unknown")),
+        utilization=_number(body, "utilization"),
+        memory_used_bytes=_whole(body, "memoryUsedBytes"),
+        memory_total_bytes=_whole(body, "memoryTotalBytes"),
+        temperature_celsius=_number(body, "temperatureCelsius"),
+        power_watts=_number(body, "powerWatts"),
+    )
+
+
+def _number(body: Mapping[str, Any], key: str) -> float | None:
+    value = body.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
+
+
+def _whole(body: Mapping[str, Any], key: str) -> int | None:
+    value = _number(body, key)
+    return None if value is None else int(value)

@@ -1,0 +1,265 @@
+"""The store: records by name, the links between them, and which keys a change concerns.
+
+Three sources feed it: watch events, the answers to our own writes, and periodic lists. An object never goes
+back in time: whichever source brings the lower resourceVersion is late and is ignored.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
+from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
+from imagefleet_operator.store.records import child_record, model_record, pod_record, pool_record
+
+Key = tuple[Literal["pool", "model"], str, str]
+"""What a pass is about: a pool or a model, its namespace and name."""
+Address = tuple[str, str, str]
+"""Kind, namespace and name."""
+Record = Child | Pod | Parent[PoolSpec] | Parent[ModelSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerState:
+    """What we know from talking to a worker, as ``plan.types.Worker`` has it."""
+
+    uid: str
+    report: Report | None = None
+    silent_since: float | None = None
+    policy_hash: str | None = None
+
+
+class Store:
+    """What is known of the cluster. Every change answers with the keys that it concerns."""
+
+    def __init__(self) -> None:
+        self._records: dict[Address, Record] = {}
+        self._versions: dict[Address, int] = {}
+        self._pods: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+        self._pools_of: dict[Name, set[str]] = defaultdict(set)
+        self._trusted: dict[Address, tuple[str, int]] = {}
+        self._workers: dict[Name, WorkerState] = {}
+        self._gone: set[Address] | None = None
+
+    # What is known.
+
+    def pool(self, namespace: str, name: str) -> Parent[PoolSpec] | None:
+        """The pool, or None where none is known."""
+        return self._records.get((POOL.kind, namespace, name))  # type: ignore[return-value]
+
+    def model(self, namespace: str, name: str) -> Parent[ModelSpec] | None:
+        """The model, or None where none is known."""
+        return self._records.get((MODEL.kind, namespace, name))  # type: ignore[return-value]
+
+    def child(self, kind: str, namespace: str, name: str) -> Child | None:
+        """The child, or None where none is known (which does not mean that there is none)."""
+        return self._records.get((kind, namespace, name))  # type: ignore[return-value]
+
+    def pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod, or None where none is known."""
+        return self._records.get((POD.kind, namespace, name))  # type: ignore[return-value]
+
+    def pods_of_pool(self, namespace: str, pool: str) -> list[Pod]:
+        """The pods of a pool, by name."""
+        return self._pods_of("pool", namespace, pool)
+
+    def pods_of_model(self, namespace: str, model: str) -> list[Pod]:
+        """The verification pods of a model, by name."""
+        return self._pods_of("model", namespace, model)
+
+    def pools_of_model(self, namespace: str, model: str) -> list[str]:
+        """The names of the pools that name a model."""
+        return sorted(self._pools_of.get((namespace, model), ()))
+
+    def keys(self) -> list[Key]:
+        """All pools and models."""
+        kinds: dict[str, Literal["pool", "model"]] = {POOL.kind: "pool", MODEL.kind: "model"}
+        return [(kinds[kind], ns, name) for kind, ns, name in self._records if kind in kinds]
+
+    def parents(self, kind: str) -> Iterable[Parent[Any]]:
+        """All pools, or all models."""
+        return (r for (k, _, _), r in self._records.items() if k == kind and isinstance(r, Parent))
+
+    def counts(self) -> Mapping[str, int]:
+        """How many objects of each kind are remembered."""
+        found: dict[str, int] = defaultdict(int)
+        for kind, _, _ in self._records:
+            found[kind] += 1
+        return found
+
+    # What we know from talking to workers, and of our own writes.
+
+    def worker(self, pod: Pod) -> WorkerState:
+        """What we know from talking to this very pod; a pod of the same name before it does not count."""
+        state = self._workers.get((pod.namespace, pod.name))
+        return state if state is not None and state.uid == pod.uid else WorkerState(pod.uid)
+
+    def put_worker(self, pod: Pod, state: WorkerState) -> None:
+        """Remember what a worker said, as long as its pod is known."""
+        if (POD.kind, pod.namespace, pod.name) in self._records:
+            self._workers[pod.namespace, pod.name] = state
+
+    def trust(self, child: Child) -> None:
+        """The fields that we own of it now are those of our last apply: losing one is drift."""
+        self._trusted[child.kind, child.namespace, child.name] = (child.uid, child.fields_hash)
+
+    def trusted(self, child: Child | None) -> int | None:
+        """The hash of the fields that we owned after our last apply; None where we have made none."""
+        if child is None:
+            return None
+        uid, fields = self._trusted.get((child.kind, child.namespace, child.name), ("", 0))
+        return fields if uid == child.uid else None
+
+    # Changes.
+
+    def put(self, kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
+        """Take in an object as it was created, changed, listed or answered."""
+        address = _address(kind, obj)
+        version = _version(obj)
+        if version < self._versions.get(address, -1):
+            return set()
+        self._versions[address] = version
+        return self._replace(address, _record(kind, obj))
+
+    def remove(self, kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
+        """Take in that an object was deleted."""
+        address = _address(kind, obj)
+        if _version(obj) < self._versions.get(address, -1):
+            return set()
+        if self._gone is not None:
+            self._gone.add(address)
+        return self._drop(address)
+
+    def begin_list(self) -> None:
+        """From here on remember what is deleted: a list under way may still hold it."""
+        self._gone = set()
+
+    def end_list(self, kind: Kind, objects: Iterable[Mapping[str, Any]], known: set[Address]) -> set[Key]:
+        """Take in a full list, and drop what was ``known`` before it began and is not on it."""
+        keys: set[Key] = set()
+        listed = set()
+        for obj in objects:
+            address = _address(kind, obj)
+            listed.add(address)
+            if self._gone is None or address not in self._gone:
+                keys |= self.put(kind, obj)
+        for address in known - listed:
+            keys |= self._drop(address)
+        self._gone = None
+        return keys
+
+    def addresses(self, kind: Kind) -> set[Address]:
+        """The addresses of all objects of a kind that are known."""
+        return {address for address in self._records if address[0] == kind.kind}
+
+    def _replace(self, address: Address, record: Record) -> set[Key]:
+        old = self._records.get(address)
+        if old == record:
+            return set()
+        keys: set[Key] = set()
+        if old is not None:
+            keys = self._unlink(address, old)
+        self._records[address] = record
+        keys |= self._link(address, record)
+        if old is not None and _same_for_others(old, record):
+            keys &= {("pool" if address[0] == POOL.kind else "model", *address[1:])}
+        return keys
+
+    def _drop(self, address: Address) -> set[Key]:
+        old = self._records.pop(address, None)
+        self._versions.pop(address, None)
+        self._trusted.pop(address, None)
+        if old is None:
+            return set()
+        keys = self._unlink(address, old)
+        if isinstance(old, Pod):
+            self._workers.pop((old.namespace, old.name), None)
+        return keys
+
+    def _link(self, address: Address, record: Record) -> set[Key]:
+        if isinstance(record, Pod):
+            for key in _keys_of(record):
+                self._pods[key].add(record.name)
+        for model in _models_of(record):
+            self._pools_of[record.namespace, model].add(record.name)
+        return self._concerned(address, record)
+
+    def _unlink(self, address: Address, record: Record) -> set[Key]:
+        keys = self._concerned(address, record)
+        if isinstance(record, Pod):
+            for key in _keys_of(record):
+                _discard(self._pods, key, record.name)
+        for model in _models_of(record):
+            _discard(self._pools_of, (record.namespace, model), record.name)
+        return keys
+
+    def _concerned(self, address: Address, record: Record) -> set[Key]:
+        """A pool's change concerns its models too (copies), a model's the pools that name it."""
+        kind, namespace, name = address
+        if kind == POOL.kind:
+            models: set[Key] = {("model", namespace, model) for model in _models_of(record)}
+            return models | {("pool", namespace, name)}
+        if kind == MODEL.kind:
+            pools: set[Key] = {
+                ("pool", namespace, pool) for pool in self._pools_of.get((namespace, name), ())
+            }
+            return pools | {("model", namespace, name)}
+        return _keys_of(record)
+
+    def _pods_of(self, kind: str, namespace: str, name: str) -> list[Pod]:
+        names = sorted(self._pods.get((kind, namespace, name), ()))
+        pods = (self.pod(namespace, pod) for pod in names)
+        return [pod for pod in pods if pod is not None]
+
+
+def _discard(index: dict[Any, set[str]], key: Any, name: str) -> None:
+    index[key].discard(name)
+    if not index[key]:
+        del index[key]
+
+
+def _same_for_others(old: Record, new: Record) -> bool:
+    """Whether a pool or model changed in nothing but what only its own plan looks at: most writes of a
+    status."""
+    if isinstance(old, Parent) and isinstance(new, Parent):
+        return _for_others(old) == _for_others(new)
+    return False
+
+
+def _for_others(parent: Parent[Any]) -> tuple[Any, ...]:
+    """Of a pool its spec; of a model also its status, how many workers hold it excepted."""
+    status = {} if isinstance(parent.spec, PoolSpec) else {**parent.status, "copies": None}
+    return parent.uid, parent.deleting, parent.spec, status
+
+
+def _keys_of(record: Record) -> set[Key]:
+    """The pool or model that a pod or a child is labelled with; none for pools and models themselves."""
+    if isinstance(record, Parent):
+        return set()
+    pool: set[Key] = {("pool", record.namespace, record.pool)} if record.pool else set()
+    model: set[Key] = {("model", record.namespace, record.model)} if record.model else set()
+    return pool | model
+
+
+def _models_of(record: Record) -> tuple[str, ...]:
+    spec = record.spec if isinstance(record, Parent) else None
+    return tuple(m.model for m in spec.models) if isinstance(spec, PoolSpec) else ()
+
+
+def _address(kind: Kind, obj: Mapping[str, Any]) -> Address:
+    return kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"]
+
+
+def _version(obj: Mapping[str, Any]) -> int:
+    """Resource versions of one object can be compared since Kubernetes 1.35, and always could with etcd
+    behind."""
+    return int(obj["metadata"].get("resourceVersion") or 0)
+
+
+def _record(kind: Kind, obj: Mapping[str, Any]) -> Record:
+    if kind is POOL:
+        return pool_record(obj)
+    if kind is MODEL:
+        return model_record(obj)
+    return pod_record(obj) if kind is POD else child_record(kind.kind, obj)
