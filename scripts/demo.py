@@ -58,7 +58,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nending the cluster ...", flush=True)
     except Exception as error:  # a person reads this: the message says more than where it was raised
-        print(f"\nfailed: {error}\nlogs: {folder}/logs", file=sys.stderr)
+        print(f"\nfailed: {error}\nlogs: {out}/demo-logs", file=sys.stderr)
         _keep_logs(folder, out)
         return 1
     finally:
@@ -99,7 +99,8 @@ def _draw(stages: Stages, fleet: Fleet, out: Path) -> Path:
 def _tell(fleet: Fleet) -> None:
     address = fleet.gateways()[0]
     cluster = fleet.cluster
-    print(f"""
+    print(
+        f"""
 image API: {"  ".join(f"{one}/v1" for one in fleet.gateways())}
 
 In another terminal:
@@ -111,7 +112,9 @@ In another terminal:
   curl -s {address}/v1/images/generations -H 'content-type: application/json' \\
     -d '{{"model": "tiny", "prompt": "{PROMPT}", "n": 2}}' | head -c 300
 
-Ctrl-C ends it all.""", flush=True)
+Ctrl-C ends it all.""",
+        flush=True,
+    )
 
 
 def _keep_logs(folder: Path, out: Path) -> None:
