@@ -42,7 +42,9 @@ class Fleet:
     def pods(self, component: str) -> list[dict[str, Any]]:
         """The release's pods of the operator or the gateway that are not on their way out."""
         selector = f"app.kubernetes.io/instance={self.release},app.kubernetes.io/component={component}"
-        found: list[dict[str, Any]] = self.cluster.get("pods", "-l", selector, namespace=self.namespace)["items"]
+        found: list[dict[str, Any]] = self.cluster.get("pods", "-l", selector, namespace=self.namespace)[
+            "items"
+        ]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
     def gateways(self) -> list[str]:
