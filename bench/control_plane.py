@@ -1,12 +1,13 @@
 """500 pools with one model each on the real API server, beside a bare script that applies the same children.
 
-Both runs get a fresh cluster whose node takes no pods, so that nothing but the control plane works; they alternate. In both, the clock runs
-from the first pool that is created until all children exist, and the pools are created by the same loader. The bare script applies the children
-with as many requests at a time as the operator has queue workers, through the operator's own client, and does nothing else.
+Both runs get a fresh cluster whose node takes no pods, so that nothing but the control plane works; they alternate.
+In both, the clock runs from the first pool that is created until all children exist, and the pools are created by the
+same loader. The bare script applies the children with as many requests at a time as the operator has queue workers,
+through the operator's own client, and does nothing else.
 
     children_time           seconds until all children exist; baseline: the bare script
-    writes_per_pool         the operator's writes per pool, Events and status included; baseline: its children and one status
-    memory_per_1000_pools   what the operator's resident memory grew by for the pools (with their models), per 1,000
+    writes_per_pool         the operator's writes per pool, Events included; baseline: its children and one status
+    memory_per_1000_pools   what the operator's resident memory grew by for the pools and their models, per 1,000
     writes_at_rest          the operator's writes in a minute without changes, renewals of its Lease left out
 
 Arguments by environment: POOLS (500), ROUNDS (2), REST_SECONDS (60).
@@ -56,8 +57,9 @@ def main() -> None:
         bare.append(_bare_script())
         progress(f"round {number}/{ROUNDS}: bare script {bare[-1]:.1f} s")
         ours.append(_operator(rest=number == ROUNDS))
+        run = ours[-1]
         progress(
-            f"round {number}/{ROUNDS}: operator {ours[-1].seconds:.1f} s, {ours[-1].writes_per_pool:.2f} writes a pool"
+            f"round {number}/{ROUNDS}: operator {run.seconds:.1f} s, {run.writes_per_pool:.2f} writes a pool"
         )
     last = ours[-1]
     figure("children_time", statistics.median(run.seconds for run in ours), "s", statistics.median(bare))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-
 from imagefleet_operator.client import Client, load_configuration, ssl_context
 from imagefleet_operator.kinds import CHILDREN, JOB, MODEL, POOL, Kind
 from imagefleet_operator.plan.workers import WorkersSpec

@@ -8,7 +8,13 @@ import sys
 
 def figure(name: str, value: float, unit: str, baseline: float | None = None) -> None:
     """Print one figure. `ratio` is value / baseline, where a baseline was measured in the same run."""
-    line: dict[str, object] = {"name": name, "value": round(value, 6), "unit": unit, "baseline": None, "ratio": None}
+    line: dict[str, object] = {
+        "name": name,
+        "value": round(value, 6),
+        "unit": unit,
+        "baseline": None,
+        "ratio": None,
+    }
     if baseline is not None:
         line["baseline"] = round(baseline, 6)
         line["ratio"] = round(value / baseline, 4) if baseline else None

@@ -29,7 +29,9 @@ def _tokenizer() -> CLIPTokenizer:
     """A byte-level vocabulary without merges: every text becomes one token per byte."""
     symbols = sorted(ByteLevel.alphabet())
     words = [*symbols, *(symbol + "</w>" for symbol in symbols), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77)
+    return CLIPTokenizer(
+        vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=77
+    )
 
 
 def _text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
@@ -96,7 +98,9 @@ def build(seed: int) -> StableDiffusionPipeline:
         text_encoder=_text_encoder(tokenizer),
         tokenizer=tokenizer,
         unet=_unet(),
-        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1),
+        scheduler=EulerDiscreteScheduler(
+            beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -115,7 +119,9 @@ def write(out: Path, seed: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write (replaced where it exists)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the folder to write (replaced where it exists)"
+    )
     parser.add_argument("--seed", type=int, default=1, help="which random weights (default: 1)")
     arguments = parser.parse_args()
     write(arguments.out, arguments.seed)

@@ -1,4 +1,4 @@
-"""The operator as a process outside the cluster, as an account of its own: for tests that kill it and count its writes."""
+"""The operator as a process outside the cluster, under its own account: to kill it and to count its writes."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ class OutsideOperator:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:  # noqa: S310: our own address
+        with urllib.request.urlopen(url, timeout=2) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError):
         return False

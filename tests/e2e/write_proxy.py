@@ -19,8 +19,8 @@ NOT_FORWARDED = frozenset({"host", "content-length", "transfer-encoding", "conne
 class WriteProxy:
     """Forwards everything to the API server at `server`, in a thread of its own.
 
-    After write number `stop_after` has been carried out by the API server, and before its client hears of it, `on_stop` is
-    called once: the place to kill the client. Renewals of Leases are not counted.
+    After write number `stop_after` has been carried out by the API server, and before its client hears of it,
+    `on_stop` is called once: the place to kill the client. Renewals of Leases are not counted.
     """
 
     server: str
@@ -82,7 +82,9 @@ class WriteProxy:
 
     @staticmethod
     async def _relay(request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
-        headers = {k: v for k, v in answer.headers.items() if k.lower() not in NOT_FORWARDED - {"content-encoding"}}
+        headers = {
+            k: v for k, v in answer.headers.items() if k.lower() not in NOT_FORWARDED - {"content-encoding"}
+        }
         reply = web.StreamResponse(status=answer.status, headers=headers)
         await reply.prepare(request)
         async for chunk in answer.content.iter_any():
