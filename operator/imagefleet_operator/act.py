@@ -57,9 +57,10 @@ class Actor:
         if found is None:
             return drift.Action.APPLY
         child = child_record(kind.kind, found)
-        if child.owner == owner.uid and drift.owns(our_fields(found), body):
+        if drift.covers(our_fields(found), body):
             self._store.trust(child)
-        return drift.decide(child, owner.uid, hash_of(body), self._store.trusted(child))
+        action = drift.decide(child, owner.uid, hash_of(body), self._store.trusted(child))
+        return drift.Action.APPLY if action is drift.Action.LOOK else action
 
     async def _apply(self, kind: Kind, body: Json) -> bool | Refusal:
         try:

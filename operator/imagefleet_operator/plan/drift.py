@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from imagefleet_operator.plan.types import Child
+from imagefleet_operator.plan.types import Child, Json
 
 
 class Action(Enum):
@@ -19,7 +19,8 @@ class Action(Enum):
     KEEP = "keep"
     APPLY = "apply"
     LOOK = "look"
-    """It is not known: ask the API server whether someone else's has its name."""
+    """Ask the API server: someone else's may have its name, or someone may have changed it while we were
+    away."""
     REFUSE = "refuse"
     """It is someone else's: never touch it."""
 
@@ -28,8 +29,7 @@ def decide(known: Child | None, owner: str, wanted_hash: str, trusted_fields: in
     """What to do about a child of the parent with uid ``owner``.
 
     ``trusted_fields`` is the hash of the fields that we owned right after our last apply, None where that is
-    not known (the first sight after a start): then it is applied once, which changes nothing where nothing
-    has changed.
+    not known (the first sight after a start): then its fields are looked at.
     """
     if known is None:
         return Action.LOOK
@@ -37,9 +37,21 @@ def decide(known: Child | None, owner: str, wanted_hash: str, trusted_fields: in
         return Action.REFUSE
     if known.deleting:
         return Action.KEEP
-    if known.applied_hash == wanted_hash and known.fields_hash == trusted_fields:
-        return Action.KEEP
-    return Action.APPLY
+    if known.applied_hash != wanted_hash:
+        return Action.APPLY
+    if trusted_fields is None:
+        return Action.LOOK
+    return Action.KEEP if known.fields_hash == trusted_fields else Action.APPLY
+
+
+def covers(fields: Mapping[str, Any], applied: Json) -> bool:
+    """Whether managed fields (``fieldsV1``) hold every field of an object that was applied.
+
+    What names the object belongs to nobody and is left aside.
+    """
+    metadata = {key: value for key, value in applied["metadata"].items() if key not in ("name", "namespace")}
+    rest = {key: value for key, value in applied.items() if key not in ("apiVersion", "kind", "metadata")}
+    return bool(fields) and owns(fields, {"metadata": metadata, **rest})
 
 
 def owns(fields: Mapping[str, Any], wanted: Any) -> bool:

@@ -72,7 +72,7 @@ class Store:
         """The names of the pools that name a model."""
         return sorted(self._pools_of.get((namespace, model), ()))
 
-    def keys(self) -> list[Key]:
+    def parent_keys(self) -> list[Key]:
         """All pools and models."""
         kinds: dict[str, Literal["pool", "model"]] = {POOL.kind: "pool", MODEL.kind: "model"}
         return [(kinds[kind], ns, name) for kind, ns, name in self._records if kind in kinds]
@@ -135,19 +135,18 @@ class Store:
         """From here on remember what is deleted: a list under way may still hold it."""
         self._gone = set()
 
-    def end_list(self, kind: Kind, objects: Iterable[Mapping[str, Any]], known: set[Address]) -> set[Key]:
-        """Take in a full list, and drop what was ``known`` before it began and is not on it."""
-        keys: set[Key] = set()
-        listed = set()
-        for obj in objects:
-            address = _address(kind, obj)
-            listed.add(address)
-            if self._gone is None or address not in self._gone:
-                keys |= self.put(kind, obj)
-        for address in known - listed:
-            keys |= self._drop(address)
+    def put_listed(self, kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
+        """Take in an object of a list, unless it was deleted while the list was under way."""
+        gone = self._gone is not None and _address(kind, obj) in self._gone
+        return set() if gone else self.put(kind, obj)
+
+    def end_list(self) -> None:
+        """The list has ended, well or badly."""
         self._gone = None
-        return keys
+
+    def forget(self, address: Address) -> set[Key]:
+        """Drop what was known before a list began and was not on it."""
+        return self._drop(address)
 
     def addresses(self, kind: Kind) -> set[Address]:
         """The addresses of all objects of a kind that are known."""

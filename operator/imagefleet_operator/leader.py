@@ -1,0 +1,118 @@
+"""What a leader runs: first lists, then the queues, kopf's watches and the resync."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterable
+
+import kopf
+from kubernetes.aio.client.configuration import Configuration
+
+from imagefleet_operator import metrics
+from imagefleet_operator.act import Actor
+from imagefleet_operator.client import KubeClient
+from imagefleet_operator.events import EventRecorder
+from imagefleet_operator.handlers import make_registry, make_settings
+from imagefleet_operator.kinds import MODEL, POOL
+from imagefleet_operator.plan.types import Name
+from imagefleet_operator.queue import WorkQueue
+from imagefleet_operator.reconcile import Poller, Reconciler
+from imagefleet_operator.settings import Settings
+from imagefleet_operator.store.store import Key, Store
+from imagefleet_operator.sync import list_all, resync
+from imagefleet_operator.workers import Tokens, WorkerClient, load_key, public_pem
+
+logger = logging.getLogger(__name__)
+
+POLLS_AT_ONCE = 64
+OLDEST_SECONDS = 300.0
+"""A key that waits or is worked on this long means that the queue is stuck. Every call has a shorter
+deadline."""
+DRAIN_SECONDS = 5.0
+
+
+class Leader:
+    """Everything that only the leading replica runs."""
+
+    def __init__(self, settings: Settings, configuration: Configuration, client: KubeClient) -> None:
+        self._settings = settings
+        self._configuration = configuration
+        self._client = client
+        self._store = Store()
+        key = load_key(settings.caller_key_file)
+        self._workers = WorkerClient(Tokens(key))
+        self._poller = Poller(self._store, self._workers, self._wake_one)
+        actor = Actor(self._store, client, self._workers, EventRecorder(client, settings.lease.identity))
+        reconciler = Reconciler(
+            self._store,
+            actor,
+            worker_image=settings.worker_image,
+            caller_public_key=public_pem(key),
+            poll=self._poll,
+        )
+        self._queue: WorkQueue[Key] = WorkQueue(
+            "reconcile", reconciler.run, concurrency=settings.queue_workers
+        )
+        self._polls: WorkQueue[Name] = WorkQueue("poll", self._poller.run, concurrency=POLLS_AT_ONCE)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reconcile until ``stop`` is set, or until something ends that must not: then raises."""
+        await list_all(self._store, self._client)
+        self._queue.start()
+        self._polls.start()
+        self._wake(self._store.parent_keys())
+        logger.info("listed %s", ", ".join(f"{n} {kind}" for kind, n in sorted(self._store.counts().items())))
+        registry = make_registry(self._store, self._wake, self._configuration)
+        watches = kopf.operator(
+            registry=registry, settings=make_settings(), clusterwide=True, standalone=True, stop_flag=stop
+        )
+        tasks = [
+            asyncio.create_task(watches, name="kopf"),
+            asyncio.create_task(self._resync(), name="resync"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._queue.stop(DRAIN_SECONDS)
+            await self._polls.stop(0)
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._workers.close()
+
+    def problems(self) -> list[str]:
+        """What is wrong with the queues; nothing where they work."""
+        queues: tuple[WorkQueue[Key] | WorkQueue[Name], ...] = (self._queue, self._polls)
+        dead = [f"a worker of the {q.name} queue has ended" for q in queues if not q.alive()]
+        old = [f"the {q.name} queue is stuck" for q in queues if q.oldest() > OLDEST_SECONDS]
+        return dead + old
+
+    def refresh_metrics(self) -> None:
+        """Bring the gauges up to date that are read from the queues and the store."""
+        for queue in (self._queue, self._polls):
+            metrics.QUEUE_DEPTH.labels(queue.name).set(queue.depth())
+            metrics.QUEUE_AGE.labels(queue.name).set(queue.oldest())
+        metrics.PARENTS.clear()
+        for kind in (POOL.kind, MODEL.kind):
+            found = Counter(
+                (condition["type"], condition["status"])
+                for parent in self._store.parents(kind)
+                for condition in parent.status.get("conditions") or ()
+            )
+            for (condition, status), count in found.items():
+                metrics.PARENTS.labels(kind, condition, status).set(count)
+
+    async def _resync(self) -> None:
+        await resync(self._store, self._client, self._queue.add, self._settings.resync_seconds)
+
+    def _wake(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._queue.add(key)
+
+    def _wake_one(self, key: Key) -> None:
+        self._queue.add(key)
+
+    def _poll(self, pod: Name, seconds: float) -> None:
+        self._polls.add(pod, self._poller.interval(pod, seconds))

@@ -1,0 +1,73 @@
+"""Full lists: the first one opens the gate before which nothing is decided, later ones drop what no event
+told of."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+
+from imagefleet_operator import metrics
+from imagefleet_operator.client import ApiError, KubeClient
+from imagefleet_operator.kinds import WATCHED, Kind
+from imagefleet_operator.store.store import Key, Store
+
+logger = logging.getLogger(__name__)
+SPREAD_SECONDS = 60.0
+"""A resync's passes are spread over this time."""
+
+
+class MissingKindError(Exception):
+    """The API server does not know a kind that the operator works with."""
+
+
+async def list_all(store: Store, client: KubeClient) -> set[Key]:
+    """List every kind into the store; the keys that anything new concerns.
+
+    Raises MissingKindError, and ApiError and ApiUnreachableError for what may be better later.
+    """
+    keys: set[Key] = set()
+    for kind in WATCHED:
+        keys |= await _list(store, client, kind)
+    metrics.SYNCED.set(1)
+    for name, count in store.counts().items():
+        metrics.STORED.labels(name).set(count)
+    return keys
+
+
+async def _list(store: Store, client: KubeClient, kind: Kind) -> set[Key]:
+    known = store.addresses(kind)
+    keys: set[Key] = set()
+    listed = set()
+    store.begin_list()
+    try:
+        async for obj in client.list(kind):
+            listed.add((kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"]))
+            keys |= store.put_listed(kind, obj)
+    except ApiError as error:
+        if error.status == 404:
+            raise MissingKindError(
+                f"the cluster does not know {kind.plural}.{kind.group or 'core'}: install the CRDs of imagefleet "
+                "(kubectl apply -f crds/, or the chart), then this starts by itself"
+            ) from error
+        raise
+    finally:
+        store.end_list()
+    for address in known - listed:
+        keys |= store.forget(address)
+    return keys
+
+
+async def resync(store: Store, client: KubeClient, add: Callable[[Key, float], None], seconds: float) -> None:
+    """Every ``seconds``, give or take a third, list everything and look at every pool and model again. Never
+    returns."""
+    while True:
+        await asyncio.sleep(seconds * random.uniform(2 / 3, 4 / 3))  # noqa: S311
+        try:
+            changed = await list_all(store, client)
+        except Exception as error:
+            logger.warning("the lists of a resync failed, the next one will do: %s", error)
+            continue
+        for key in changed:
+            add(key, 0.0)
+        for key in store.parent_keys():
+            add(key, random.uniform(0, SPREAD_SECONDS))  # noqa: S311
