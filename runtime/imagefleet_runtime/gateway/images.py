@@ -179,7 +179,7 @@ def parse_size(size: str) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def quality_steps(quality: str | None, default: int, most: int | None) -> int:
+def quality_steps(quality: str | None, default: int, most: int) -> int:
     """Steps for a quality: `low` is half of the model's default, `high` and `hd` one and a half times it.
 
     Halves are rounded up. `high` never exceeds the model's `maxSteps`. Examples, default 25, at most 30:
@@ -188,8 +188,7 @@ def quality_steps(quality: str | None, default: int, most: int | None) -> int:
     if quality == "low":
         return math.ceil(default / 2)
     if quality in ("high", "hd"):
-        steps = math.ceil(default * 1.5)
-        return steps if most is None else max(default, min(steps, most))
+        return min(math.ceil(default * 1.5), most)
     return default
 
 
@@ -239,7 +238,7 @@ def _check_limits(view: ModelView, width: int, height: int, steps: int, count: i
         ("n", "maxImages", view.max_images, count, f"{count} images were asked for"),
     )
     for param, limit, most, value, what in checks:
-        if most is not None and value > most:
+        if value > most:
             raise invalid(
                 "limit_exceeded", param, f"{what}, but model '{view.name}' allows at most {most:g} ({limit})."
             )

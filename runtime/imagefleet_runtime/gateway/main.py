@@ -62,6 +62,7 @@ def server_config(app: App, settings: Settings) -> uvicorn.Config:
         loop="uvloop",
         http="httptools",
         ws="none",
+        proxy_headers=False,
         lifespan="off",
         access_log=False,
         log_config=None,

@@ -16,11 +16,6 @@ PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
 POOL_LABEL = "imagefleet.dev/pool"
 WORKER_SELECTOR = "app.kubernetes.io/name=imagefleet-worker"
 
-# Used where an ImageModel leaves a default out.
-DEFAULT_STEPS = 30
-DEFAULT_GUIDANCE_SCALE = 5.0
-DEFAULT_SIZE = (1024, 1024)
-
 
 class Meta(msgspec.Struct, frozen=True, rename="camel"):
     name: str
@@ -93,15 +88,17 @@ class Pool(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _Defaults(msgspec.Struct, frozen=True, rename="camel"):
-    steps: int | None = None
-    guidance_scale: float | None = None
-    size: str | None = None
+    """The API server fills in what is absent; these are the same values."""
+
+    steps: int = 20
+    guidance_scale: float = 5.0
+    size: str = "512x512"
 
 
 class _Limits(msgspec.Struct, frozen=True, rename="camel"):
-    max_megapixels: float | None = None
-    max_steps: int | None = None
-    max_images: int | None = None
+    max_megapixels: float = 1.1
+    max_steps: int = 50
+    max_images: int = 4
 
 
 class _License(msgspec.Struct, frozen=True, rename="camel"):
@@ -109,8 +106,8 @@ class _License(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class _ModelSpec(msgspec.Struct, frozen=True, rename="camel"):
-    defaults: _Defaults | None = None
-    limits: _Limits | None = None
+    defaults: _Defaults = _Defaults()
+    limits: _Limits = _Limits()
     license: _License | None = None
 
 
@@ -166,16 +163,16 @@ class PoolView:
 
 @dataclass(frozen=True)
 class ModelView:
-    """An ImageModel as the gateway needs it. A limit of None is none."""
+    """An ImageModel as the gateway needs it."""
 
     namespace: str
     name: str
     steps: int
     guidance_scale: float
     size: tuple[int, int]
-    max_megapixels: float | None
-    max_steps: int | None
-    max_images: int | None
+    max_megapixels: float
+    max_steps: int
+    max_images: int
     license: str | None
     stalled: str | None
     """Why the model can never serve as it is; None while it can."""
@@ -226,14 +223,15 @@ def read_pool(pool: Pool) -> PoolView:
 
 def read_model(model: Model) -> ModelView:
     spec, status = model.spec, model.status or _ModelStatus()
-    defaults, limits = spec.defaults or _Defaults(), spec.limits or _Limits()
+    defaults, limits = spec.defaults, spec.limits
+    width, _, height = defaults.size.partition("x")
     performance = status.performance or []
     return ModelView(
         namespace=model.metadata.namespace,
         name=model.metadata.name,
-        steps=defaults.steps or DEFAULT_STEPS,
-        guidance_scale=DEFAULT_GUIDANCE_SCALE if defaults.guidance_scale is None else defaults.guidance_scale,
-        size=_size(defaults.size),
+        steps=defaults.steps,
+        guidance_scale=defaults.guidance_scale,
+        size=(int(width), int(height)),
         max_megapixels=limits.max_megapixels,
         max_steps=limits.max_steps,
         max_images=limits.max_images,
@@ -279,13 +277,6 @@ def _http_port(pod: Pod) -> int:
             if port.name == "http":
                 return port.container_port
     return WORKER_PORT
-
-
-def _size(text: str | None) -> tuple[int, int]:
-    width, _, height = (text or "").partition("x")
-    if width.isdecimal() and height.isdecimal():
-        return int(width), int(height)
-    return DEFAULT_SIZE
 
 
 def _unix_time(timestamp: str | None) -> int:

@@ -7,6 +7,7 @@ fraction of what aiohttp's client takes (figures in docs/decisions/0004-gateway.
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import cast
 
 import httptools
 
@@ -47,8 +48,8 @@ class _Connection(asyncio.Protocol):
         self.answered = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports have asyncio's interface without its base class.
+        self.transport = cast(asyncio.Transport, transport)
 
     async def request(self, head_and_body: bytes) -> Reply:
         """Send a request and wait for its reply. Cancelling it closes the connection.

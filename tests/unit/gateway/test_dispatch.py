@@ -1,0 +1,472 @@
+"""The way of a request through the real application to fake workers on loopback sockets."""
+
+import asyncio
+import json
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from imagefleet_runtime.gateway.dispatch import retry_reason
+
+from tests.unit.gateway.builders import (
+    Answer,
+    FakeWorker,
+    Harness,
+    error_reply,
+    image_reply,
+    make_model,
+    make_pool,
+    make_worker,
+)
+from tests.unit.gateway.conftest import HarnessFactory
+
+PROMPT = {"prompt": "a red circle", "model": "shapes"}
+
+
+def refuses(status: int, code: str, **headers: str) -> Answer:
+    async def answer(_: dict[str, Any]) -> web.StreamResponse:
+        return error_reply(status, code, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    return answer
+
+
+async def breaks(_: dict[str, Any]) -> web.StreamResponse:
+    """The connection closes without a reply."""
+    task = asyncio.current_task()
+    assert task is not None
+    raise ConnectionResetError
+
+
+class Broken(web.Response):
+    """A reply whose connection breaks after half the body."""
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        assert self._payload_writer is not None
+        assert self._payload_writer.transport is not None
+        self._payload_writer.transport.abort()
+
+
+async def breaks_off(_: dict[str, Any]) -> web.StreamResponse:
+    return Broken(body=b"{" * 100)
+
+
+async def garbage(_: dict[str, Any]) -> web.StreamResponse:
+    return web.Response(status=500, text="Traceback (most recent call last)")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "want"),
+    [
+        (429, "queue_full", "queue_full"),
+        (503, "worker_draining", "worker_draining"),
+        (503, "model_loading", "model_loading"),
+        (503, "model_failed", "model_failed"),
+        (503, "", "unavailable"),
+        (404, "model_not_allowed", "model_not_allowed"),
+        (404, "", None),
+        (400, "invalid_value", None),
+        (401, "invalid_token", None),
+        (500, "engine_crashed", None),
+    ],
+)
+def test_retry_reason(status: int, code: str, want: str | None) -> None:
+    assert retry_reason(status, code) == want
+
+
+async def test_a_picture(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        status, headers, body = await gateway.post(PROMPT | {"seed": 42}, headers={"x-request-id": "req-1"})
+    assert (status, body) == (200, image_reply(42))
+    assert headers["content-type"] == "application/json"
+    assert headers["x-request-id"] == "req-1"
+    assert headers["x-imagefleet-model"] == "shapes-1"
+    assert headers["x-imagefleet-pool"] == "thumbs"
+    assert headers["x-imagefleet-seed"] == "42"
+    (sent,) = worker.requests
+    assert (sent["model"], sent["pool_model"], sent["seed"]) == ("shapes-1", "shapes", 42)
+    assert worker.headers[0]["x-request-id"] == "req-1"
+    assert worker.headers[0]["authorization"].startswith("Bearer ")
+
+
+async def test_the_gateway_chooses_the_seed_that_the_worker_gets(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        _, headers, _ = await gateway.post(PROMPT)
+        _, others, _ = await gateway.post(PROMPT)
+    assert [str(request["seed"]) for request in worker.requests] == [
+        headers["x-imagefleet-seed"],
+        others["x-imagefleet-seed"],
+    ]
+    assert headers["x-imagefleet-seed"] != others["x-imagefleet-seed"]
+
+
+async def test_one_log_line_per_request_without_the_prompt(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        await gateway.post({"prompt": "SECRET", "user": "PERSON", "seed": 3}, headers={"x-request-id": "r"})
+    (line,) = gateway.log
+    assert "SECRET" not in json.dumps(line)
+    assert "PERSON" not in json.dumps(line)
+    assert {name: line[name] for name in line if name not in ("time", "seconds")} == {
+        "request_id": "r",
+        "namespace": "art",
+        "pool": "thumbs",
+        "model": "shapes-1",
+        "seed": 3,
+        "status": 200,
+        "code": "",
+        "held_seconds": 0.0,
+        "worker": "w1",
+        "attempts": 1,
+    }
+
+
+PASSED_ON: dict[str, tuple[int, str]] = {
+    "a size that the pipeline refuses": (400, "size_not_supported"),
+    "a request that takes too long": (400, "request_too_long"),
+    "a crash of the engine": (500, "engine_crashed"),
+    "out of memory": (500, "out_of_memory"),
+}
+
+
+@pytest.mark.parametrize(("status", "code"), PASSED_ON.values(), ids=PASSED_ON.keys())
+async def test_passes_on(gateway: Harness, status: int, code: str) -> None:
+    async with FakeWorker(answer=refuses(status, code)).serving() as one, FakeWorker("w2").serving() as other:
+        gateway.set_fleet(one.view())
+        got, headers, body = await gateway.post(PROMPT)
+    assert (got, body["error"]["code"], body["error"]["message"]) == (status, code, f"worker says {code}")
+    assert headers["x-imagefleet-model"] == "shapes-1"
+    assert "x-imagefleet-seed" in headers
+    assert other.requests == []
+
+
+FAULTS: dict[str, Answer] = {
+    "a token that it does not accept": refuses(401, "invalid_token"),
+    "a caller that it does not accept": refuses(403, "wrong_caller"),
+    "a stack trace": garbage,
+    "a path that it does not know": refuses(404, ""),
+}
+
+
+@pytest.mark.parametrize("answer", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_fault_of_the_fleet_is_a_worker_error(gateway: Harness, answer: Answer) -> None:
+    async with FakeWorker(answer=answer).serving() as worker:
+        gateway.set_fleet(worker.view())
+        status, _, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"], body["error"]["type"]) == (502, "worker_error", "server_error")
+    assert "Traceback" not in body["error"]["message"]
+
+
+RETRIED: dict[str, Answer] = {
+    "is not allowed the model": refuses(404, "model_not_allowed"),
+    "is full": refuses(429, "queue_full", retry_after="3"),
+    "drains": refuses(503, "worker_draining"),
+    "lost the model": refuses(503, "model_loading"),
+    "failed to load the model": refuses(503, "model_failed"),
+    "breaks the connection": breaks_off,
+}
+
+
+@pytest.mark.parametrize("answer", RETRIED.values(), ids=RETRIED.keys())
+async def test_tries_another_worker_when_one(gateway: Harness, answer: Answer) -> None:
+    async with FakeWorker("w1", answer).serving() as bad, FakeWorker("w2").serving() as good:
+        gateway.set_fleet(bad.view(), good.view())
+        await gateway.post(PROMPT)
+        good_load = gateway.gateway.fleet.loads["uid-w2"]
+        good_load.report("100", gateway.gateway.app._clock())
+        gateway.gateway.fleet.loads["uid-w1"].__init__()  # type: ignore[misc]
+        status, _, _ = await gateway.post(PROMPT)
+    assert status == 200
+    assert len(bad.requests) >= 1
+    assert gateway.log[-1]["attempts"] == 2
+    assert gateway.log[-1]["worker"] == "w2"
+
+
+async def test_no_worker_is_tried_twice_and_no_more_than_three_are(gateway: Harness) -> None:
+    workers = [FakeWorker(f"w{i}", refuses(429, "queue_full", retry_after=str(9 - i))) for i in range(4)]
+    async with workers[0].serving(), workers[1].serving(), workers[2].serving(), workers[3].serving():
+        gateway.set_fleet(*(worker.view() for worker in workers))
+        status, headers, body = await gateway.post(PROMPT)
+    tried = [worker for worker in workers if worker.requests]
+    assert [len(worker.requests) for worker in tried] == [1, 1, 1]
+    assert (status, body["error"]["code"], body["error"]["type"]) == (429, "queue_full", "rate_limit_error")
+    assert headers["retry-after"] == str(min(9 - workers.index(worker) for worker in tried))
+
+
+async def test_all_workers_full(gateway: Harness) -> None:
+    async with FakeWorker(answer=refuses(429, "queue_full", retry_after="7")).serving() as worker:
+        gateway.set_fleet(worker.view())
+        status, headers, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"], headers["retry-after"]) == (429, "queue_full", "7")
+
+
+async def test_a_second_broken_connection_ends_the_request(gateway: Harness) -> None:
+    workers = [FakeWorker(f"w{i}", breaks_off) for i in range(3)]
+    async with workers[0].serving(), workers[1].serving(), workers[2].serving():
+        gateway.set_fleet(*(worker.view() for worker in workers))
+        status, headers, body = await gateway.post(PROMPT | {"seed": 5})
+    assert sum(len(worker.requests) for worker in workers) == 2
+    assert (status, body["error"]["code"]) == (502, "worker_lost")
+    assert headers["x-imagefleet-seed"] == "5"
+
+
+async def test_a_worker_that_is_not_there_is_lost(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gone = worker.view()
+    gateway.set_fleet(gone)
+    status, _, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"]) == (502, "worker_lost")
+
+
+async def test_a_model_that_fails_everywhere_says_so(gateway: Harness) -> None:
+    async with FakeWorker(answer=refuses(503, "model_failed", retry_after="20")).serving() as worker:
+        gateway.set_fleet(worker.view())
+        status, headers, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_failed", "20")
+
+
+async def test_a_worker_that_does_not_finish(start_gateway: HarnessFactory) -> None:
+    forever = asyncio.Event()
+
+    async def hangs(_: dict[str, Any]) -> web.StreamResponse:
+        await forever.wait()
+        raise AssertionError
+
+    async with (
+        start_gateway(IMAGEFLEET_UPSTREAM_SECONDS="1") as gateway,
+        FakeWorker(answer=hangs).serving() as worker,
+    ):
+        gateway.set_fleet(worker.view())
+        status, _, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"]) == (504, "worker_timeout")
+
+
+async def test_a_caller_that_goes_away_ends_the_workers_request(gateway: Harness) -> None:
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def works(_: dict[str, Any]) -> web.StreamResponse:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        raise AssertionError
+
+    async with FakeWorker(answer=works).serving() as worker:
+        gateway.set_fleet(worker.view())
+        request = asyncio.create_task(gateway.post(PROMPT))
+        await started.wait()
+        request.cancel()
+        await cancelled.wait()
+        while not gateway.log:
+            await asyncio.sleep(0)
+    assert (gateway.log[0]["status"], gateway.log[0]["code"]) == (499, "client_closed_request")
+    assert gateway.gateway.app.running == 0
+
+
+async def test_a_caller_that_goes_away_gives_up_its_place_in_the_line(gateway: Harness) -> None:
+    gateway.set_fleet()
+    request = asyncio.create_task(gateway.post(PROMPT))
+    await until_held(gateway, 1)
+    request.cancel()
+    await until_held(gateway, 0)
+
+
+async def until_held(gateway: Harness, count: int) -> None:
+    while len(gateway.gateway.hold) != count:
+        await asyncio.sleep(0)
+
+
+async def test_a_request_waits_for_a_worker(gateway: Harness) -> None:
+    gateway.set_fleet()
+    request = asyncio.create_task(gateway.post(PROMPT))
+    await until_held(gateway, 1)
+    assert json.loads((await gateway.get("/v1/gateway"))[1])["models"][0]["held"] == 1
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        status, _, _ = await request
+    assert status == 200
+    assert gateway.log[0]["held_seconds"] > 0
+    assert len(gateway.gateway.hold) == 0
+
+
+async def test_a_request_waits_for_a_placement(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view(placement=()))
+        request = asyncio.create_task(gateway.post(PROMPT))
+        await until_held(gateway, 1)
+        gateway.set_fleet(worker.view())
+        status, _, _ = await request
+    assert status == 200
+
+
+async def test_a_request_to_a_draining_worker_waits_for_its_successor(gateway: Harness) -> None:
+    async with FakeWorker("w1", refuses(503, "worker_draining")).serving() as drains:
+        gateway.set_fleet(drains.view())
+        request = asyncio.create_task(gateway.post(PROMPT))
+        await until_held(gateway, 1)
+        async with FakeWorker("w2").serving() as fresh:
+            gateway.set_fleet(drains.view(), fresh.view())
+            status, _, _ = await request
+    assert status == 200
+    assert len(drains.requests) == 1
+
+
+async def test_a_wait_that_ends_in_vain_says_when_to_come_back(impatient: Harness) -> None:
+    impatient.set_fleet(models=(make_model(load_seconds=51.8),))
+    status, headers, body = await impatient.post(PROMPT)
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "52")
+    assert impatient.log[0]["code"] == "model_loading"
+
+
+async def test_a_load_that_outlasts_the_wait_says_what_remains(impatient: Harness) -> None:
+    loading = {"model": "shapes-1", "state": "Loading", "loadRemainingSeconds": 80}
+    async with FakeWorker(state={"workSeconds": 0, "models": [loading]}).serving() as worker:
+        impatient.set_fleet(worker.view())
+        while impatient.gateway.fleet.loads["uid-w1"].load_remaining("shapes-1", 0.0) is None:
+            await asyncio.sleep(0)
+        status, headers, body = await impatient.post(PROMPT)
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "80")
+    assert worker.requests == []
+
+
+async def test_a_full_line_does_not_take_another(start_gateway: HarnessFactory) -> None:
+    async with start_gateway(IMAGEFLEET_HOLD_LIMIT="0") as gateway:
+        gateway.set_fleet()
+        status, headers, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "12")
+
+
+UNAVAILABLE = {
+    "a model whose verification failed": (make_model(stalled="wrong digest"),),
+    "a model that does not exist": (),
+}
+
+
+@pytest.mark.parametrize("models", UNAVAILABLE.values(), ids=UNAVAILABLE.keys())
+async def test_does_not_wait_for(gateway: Harness, models: Any) -> None:
+    gateway.set_fleet(make_worker(), models=models)
+    status, headers, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"]) == (503, "model_unavailable")
+    assert "shapes-1" in body["error"]["message"]
+    assert "retry-after" not in headers
+
+
+async def test_a_held_request_learns_that_its_model_is_gone(gateway: Harness) -> None:
+    gateway.set_fleet()
+    request = asyncio.create_task(gateway.post(PROMPT))
+    await until_held(gateway, 1)
+    gateway.set_fleet(pools=())
+    status, _, body = await request
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_a_request_over_the_limits_does_not_wait(gateway: Harness) -> None:
+    gateway.set_fleet()
+    status, _, body = await gateway.post(PROMPT | {"n": 5})
+    assert (status, body["error"]["code"], body["error"]["param"]) == (400, "limit_exceeded", "n")
+
+
+async def test_what_a_worker_reports_steers_the_next_request(gateway: Harness) -> None:
+    async def busy(body: dict[str, Any]) -> web.StreamResponse:
+        return web.json_response(image_reply(body["seed"]), headers={"x-imagefleet-work-seconds": "50"})
+
+    async with FakeWorker("w1", busy).serving() as one, FakeWorker("w2", busy).serving() as other:
+        gateway.set_fleet(one.view(), other.view())
+        for _ in range(2):
+            await gateway.post(PROMPT)
+    assert (len(one.requests), len(other.requests)) == (1, 1)
+
+
+async def test_demand_counts_work_once(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        for _ in range(2):
+            await gateway.post(PROMPT)
+        _, text = await gateway.get("/v1/gateway")
+    (entry,) = json.loads(text)["models"]
+    # Two pictures of 10.48576 megapixel-steps at 0.01 s.
+    assert entry.pop("arrivedWorkSeconds") == pytest.approx(0.2097152)
+    assert entry == {"namespace": "art", "pool": "thumbs", "model": "shapes-1", "held": 0, "running": 0}
+
+
+async def test_metrics_name_only_what_the_cluster_offers(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        await gateway.post(PROMPT)
+        await gateway.post(PROMPT | {"model": "no-such-model"})
+        _, text = await gateway.get("/metrics")
+    served = (
+        'imagefleet_gateway_requests_total{code="200",model="shapes-1",namespace="art",pool="thumbs"} 1.0'
+    )
+    assert served in text
+    assert 'imagefleet_gateway_requests_total{code="404",model="",namespace="",pool=""} 1.0' in text
+    assert "no-such-model" not in text
+
+
+async def test_metrics_of_what_is_gone_are_forgotten(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        await gateway.post(PROMPT)
+        gateway.set_fleet(worker.view(), pools=(make_pool("other"),))
+        while "shapes-1" in (await gateway.get("/metrics"))[1]:
+            await asyncio.sleep(0)
+        assert json.loads((await gateway.get("/v1/gateway"))[1])["models"] == []
+
+
+async def test_connections_to_a_worker_are_used_again(gateway: Harness) -> None:
+    ports = set()
+
+    async def remember(request: web.Request) -> web.StreamResponse:
+        transport = request.transport
+        assert transport is not None
+        ports.add(transport.get_extra_info("peername"))
+        return web.json_response(image_reply())
+
+    app = web.Application()
+    app.router.add_post("/v1/generate", remember)
+    app.router.add_get("/v1/worker", remember)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    gateway.set_fleet(make_worker(port=runner.addresses[0][1]))
+    for _ in range(5):
+        await gateway.post(PROMPT)
+    await runner.cleanup()
+    assert len(ports) <= 2
+
+
+async def test_a_connection_that_the_worker_closed_while_idle_is_no_loss(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view())
+        await gateway.post(PROMPT)
+        port = worker.port
+    again = FakeWorker()
+    runner_port = port
+    assert runner_port
+    async with again.serving():
+        gateway.set_fleet(again.view())
+        status, _, _ = await gateway.post(PROMPT)
+    assert status == 200
+
+
+async def test_two_hundred_requests_survive_a_worker_that_dies_and_one_that_drains(gateway: Harness) -> None:
+    workers = [FakeWorker(f"w{i}") for i in range(4)]
+    async with (
+        workers[0].serving(),
+        workers[1].serving(),
+        workers[2].serving(),
+        workers[3].serving(),
+        aiohttp.ClientSession() as session,
+    ):
+        gateway.session, old = session, gateway.session
+        await old.close()
+        gateway.set_fleet(*(worker.view() for worker in workers))
+        await gateway.post(PROMPT)
+        workers[0].answer = breaks_off
+        workers[1].answer = refuses(503, "worker_draining")
+        replies = await asyncio.gather(*(gateway.post(PROMPT) for _ in range(200)))
+    assert {status for status, _, _ in replies} == {200}
