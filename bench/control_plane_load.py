@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from imagefleet_operator.client import Client, load_configuration, ssl_context
+from imagefleet_operator.client import KubeClient, load_configuration, ssl_context
 from imagefleet_operator.kinds import CHILDREN, JOB, MODEL, POOL, Kind
 from imagefleet_operator.plan.workers import WorkersSpec
 from imagefleet_operator.render import POOL_KINDS, pool_children
@@ -72,7 +72,7 @@ class Loader:
             await self._until(counter, CHILD_KINDS, before)
             return time.monotonic() - started
 
-    async def _pool_with_children(self, client: Client, number: int) -> None:
+    async def _pool_with_children(self, client: KubeClient, number: int) -> None:
         pool = await client.create(POOL, NAMESPACE, _pool(number))
         for kind, child in pool_children(
             _spec(pool["metadata"]["name"], pool["metadata"]["uid"]), "key"
@@ -80,10 +80,10 @@ class Loader:
             await client.apply(CHILDREN[kind], child)
 
     @asynccontextmanager
-    async def _clients(self) -> AsyncIterator[tuple[Client, Counter]]:
+    async def _clients(self) -> AsyncIterator[tuple[KubeClient, Counter]]:
         os.environ["KUBECONFIG"] = str(self._kubeconfig)
         configuration = await load_configuration()
-        client = Client(configuration)
+        client = KubeClient(configuration)
         async with aiohttp.ClientSession(
             configuration.host, connector=aiohttp.TCPConnector(ssl=ssl_context(configuration))
         ) as session:

@@ -1,0 +1,177 @@
+"""From two manifests to pictures, and back to nothing."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import openai
+import pytest
+from PIL import ImageChops
+
+from tests.cluster.audit import AuditLog
+from tests.cluster.cluster import REPOSITORY, Cluster, wait_for
+from tests.cluster.fleet import Fleet
+from tests.e2e.images import client_of, conditions, draw, wait_ready
+from tests.plugins.cluster import Kubectl
+
+POOL = "inferencepools.imagefleet.dev/pictures"
+CHILDREN = "deployments,services,serviceaccounts,poddisruptionbudgets,replicasets,pods"
+
+
+@pytest.fixture(scope="module")
+def pictures(fleet: Fleet, shared_kubectl: Kubectl) -> Kubectl:
+    """The quickstart's manifests, applied and Ready."""
+    shared_kubectl("apply", "-f", str(REPOSITORY / "examples" / "quickstart"))
+    wait_ready(shared_kubectl, "pictures")
+    return shared_kubectl
+
+
+def writes(audit: AuditLog, fleet: Fleet, since: int) -> list[str]:
+    """What the fleet's own accounts wrote. Renewing the operator's Lease is what keeps it the leader."""
+    mine = f"system:serviceaccount:{fleet.namespace}:"
+    events = audit.events(since=since, writes=True)
+    return [
+        f"{event.user} {event.verb} {event.resource}/{event.subresource} {event.namespace}/{event.name}"
+        for event in events
+        if event.user.startswith(mine) and event.resource != "leases"
+    ]
+
+
+def name_of(pictures: Kubectl) -> str:
+    return f"{pictures.namespace}/tiny"
+
+
+def test_two_manifests_become_a_picture(fleet: Fleet, pictures: Kubectl) -> None:
+    picture = draw(fleet.gateways()[0], name_of(pictures))
+    assert (picture.format, picture.size) == ("PNG", (64, 64))
+    assert len(set(picture.convert("RGB").getdata())) > 16, "a picture, not one flat colour"
+
+
+def test_a_seed_gives_the_same_picture_whichever_gateway_answers(fleet: Fleet, pictures: Kubectl) -> None:
+    first, second = fleet.gateways()
+    same = [draw(gateway, name_of(pictures), seed=7).convert("RGB") for gateway in (first, second)]
+    other = draw(first, name_of(pictures), seed=8).convert("RGB")
+    assert ImageChops.difference(*same).getbbox() is None
+    assert ImageChops.difference(same[0], other).getbbox() is not None
+
+
+def test_every_reply_says_which_model_and_seed_drew_it(fleet: Fleet, pictures: Kubectl) -> None:
+    raw = client_of(fleet.gateways()[0]).images.with_raw_response.generate(
+        model=name_of(pictures), prompt="a red circle", n=2, size="64x64"
+    )
+    seed = int(raw.headers["x-imagefleet-seed"])
+    body = json.loads(raw.content)
+    assert raw.headers["x-imagefleet-model"] == "tiny-1"
+    assert raw.headers["x-request-id"]
+    assert [one["seed"] for one in body["data"]] == [seed, seed + 1]
+
+
+def test_status_tells_the_whole_story(pictures: Kubectl) -> None:
+    pool, model = pictures.get(POOL), pictures.get("imagemodels.imagefleet.dev/tiny-1")
+    assert pool["status"]["observedGeneration"] == pool["metadata"]["generation"]
+    assert (pool["status"]["replicas"], pool["status"]["readyReplicas"]) == (2, 2)
+    (entry,) = pool["status"]["models"]
+    assert entry["traffic"] == [{"model": "tiny-1", "percent": 100}]
+    assert (entry["stable"], entry["resident"], entry["ready"]) == ("tiny-1", 2, True)
+    for resource in (pool, model):
+        found = conditions(resource)
+        assert found["Ready"]["status"] == "True"
+        assert not {"Reconciling", "Stalled"} & set(found), "kstatus: absent when all is well"
+    assert model["status"]["digest"].startswith("sha256:")
+    assert model["status"]["className"] == "StableDiffusionPipeline"
+    assert model["status"]["copies"] == {"available": 2, "total": 2, "failed": 0}
+    assert model["status"]["performance"][0]["secondsPerMegapixelStep"] > 0
+    assert "accelerator" not in pool["status"], "there is no NVML here, so nothing is reported"
+
+
+def test_the_table_a_person_sees_is_useful(pictures: Kubectl) -> None:
+    header, row = pictures("get", "imgpool").splitlines()
+    assert header.split()[:2] == ["NAME", "READY"]
+    assert row.split()[:2] == ["pictures", "True"]
+
+
+def test_pool_runs_under_the_restricted_pod_security_level(fleet: Fleet, pictures: Kubectl) -> None:
+    label = "pod-security.kubernetes.io/enforce=restricted"
+    answer = fleet.cluster.kubectl(
+        "label", "--dry-run=server", "--overwrite", "namespace", pictures.namespace, label
+    )
+    assert "Warning" not in answer
+    for pod in pictures.get("pods", "-l", "imagefleet.dev/pool=pictures")["items"]:
+        assert pod["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize(
+    ("request_body", "status", "code", "param"),
+    [
+        ({"model": "nothing-like-it"}, 404, "model_not_found", "model"),
+        ({"size": "64x63"}, 400, "size_not_supported", "size"),
+        ({"size": "8192x8192"}, 400, "limit_exceeded", "size"),
+        ({"n": 99}, 400, "limit_exceeded", "n"),
+        ({"extra_body": {"num_inference_steps": 1000}}, 400, "limit_exceeded", "num_inference_steps"),
+        ({"extra_body": {"colour": "red"}}, 400, "unknown_parameter", "colour"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_words(
+    fleet: Fleet,
+    pictures: Kubectl,
+    request_body: dict[str, object],
+    status: int,
+    code: str,
+    param: str,
+) -> None:
+    body = {"model": name_of(pictures), "prompt": "a red circle", "size": "64x64", **request_body}
+    with pytest.raises(openai.APIStatusError) as refused:
+        client_of(fleet.gateways()[0]).images.generate(**body)  # type: ignore[call-overload]
+    error = refused.value
+    assert (error.status_code, error.code, error.param) == (status, code, param)
+    assert error.response.headers["x-request-id"]
+
+
+def test_kubectl_scale_works(pictures: Kubectl) -> None:
+    pictures("scale", POOL, "--replicas=1")
+    wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 1, seconds=60)
+    wait_ready(pictures, "pictures")
+
+
+def test_a_child_that_was_edited_or_deleted_by_hand_comes_back(pictures: Kubectl) -> None:
+    edited = pictures.get("deployment", "pictures-workers")["spec"]["template"]["spec"]
+    pictures("patch", "deployment", "pictures-workers", "--patch", '{"spec": {"replicas": 2}}')
+    wait_for(lambda: pictures.get("deployment", "pictures-workers")["spec"]["replicas"] == 1)
+    pictures("delete", "poddisruptionbudget,service", "pictures-workers")
+    pictures("wait", "--for=create", "service/pictures-workers", "--timeout=20s")
+    pictures("wait", "--for=create", "poddisruptionbudget/pictures-workers", "--timeout=20s")
+    assert pictures.get("deployment", "pictures-workers")["spec"]["template"]["spec"] == edited
+
+
+def test_operator_down_serving_goes_on(fleet: Fleet, pictures: Kubectl) -> None:
+    deployment = "deployment/imagefleet-operator"
+    fleet.cluster.kubectl("scale", deployment, "--replicas=0", namespace=fleet.namespace)
+    wait_for(lambda: not fleet.pods("operator"), seconds=60)
+    draw(fleet.gateways()[0], name_of(pictures))
+    fleet.cluster.kubectl("scale", deployment, "--replicas=1", namespace=fleet.namespace)
+    fleet.cluster.kubectl("rollout", "status", deployment, "--timeout=60s", namespace=fleet.namespace)
+
+
+def test_at_rest_nothing_is_written(fleet: Fleet, pictures: Kubectl, audit: AuditLog) -> None:
+    wait_ready(pictures, "pictures")
+
+    def quiet_since() -> int:
+        mark = audit.mark()
+        threading.Event().wait(10)
+        return 0 if writes(audit, fleet, mark) else mark
+
+    wait_for(quiet_since, seconds=90)
+    mark = audit.mark()
+    threading.Event().wait(60)
+    assert writes(audit, fleet, mark) == []
+
+
+def test_deleting_the_pool_leaves_nothing_behind(cluster: Cluster, pictures: Kubectl) -> None:
+    pictures("delete", POOL)
+
+    def left() -> list[str]:
+        found = pictures.get(CHILDREN, "-l", "imagefleet.dev/pool=pictures")["items"]
+        return [f"{one['kind']}/{one['metadata']['name']}" for one in found]
+
+    wait_for(lambda: not left(), seconds=60)
