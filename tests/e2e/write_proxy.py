@@ -20,13 +20,15 @@ class WriteProxy:
     """Forwards everything to the API server at `server`, in a thread of its own.
 
     After write number `stop_after` has been carried out by the API server, and before its client hears of it,
-    `on_stop` is called once: the place to kill the client. Renewals of Leases are not counted.
+    `on_stop` is called once: the place to kill the client. Renewals of Leases are not counted, nor are paths that do
+    not contain `only`.
     """
 
     server: str
     ssl_context: ssl.SSLContext
     stop_after: int = 0
     on_stop: Callable[[], None] = lambda: None
+    only: str = ""
     writes: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -70,10 +72,14 @@ class WriteProxy:
         async with self._session.request(
             request.method, self.server + request.raw_path, headers=headers, data=body or None
         ) as answer:
-            if request.method not in READS and not request.path.startswith("/apis/coordination.k8s.io/"):
+            if self._counts(request):
                 await answer.read()
                 self._count(f"{request.method} {request.path}")
             return await self._relay(request, answer)
+
+    def _counts(self, request: web.Request) -> bool:
+        lease = request.path.startswith("/apis/coordination.k8s.io/")
+        return request.method not in READS and not lease and self.only in request.path
 
     def _count(self, write: str) -> None:
         self.writes.append(write)

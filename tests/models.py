@@ -1,0 +1,30 @@
+"""The folders that the worker's image holds in tests: the demo models, and broken ones."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+GOOD = ("tiny-1", "tiny-2")
+
+
+def make_models(source: Path, target: Path) -> Path:
+    """Fill `target` with the demo models of `source` and one folder for each way to be wrong; return it.
+
+    Raises FileNotFoundError where the demo models have not been made.
+    """
+    for name in GOOD:
+        if not (source / name / "model_index.json").exists():
+            raise FileNotFoundError(f"{source / name} is missing: make demo-model")
+        shutil.copytree(source / name, target / name)
+    shutil.copytree(source / "tiny-1", target / "of-pickles")
+    weights = next((target / "of-pickles" / "unet").glob("*.safetensors"))
+    weights.rename(weights.with_suffix(".bin"))
+    shutil.copytree(
+        source / "tiny-1", target / "without-weights", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    shutil.copytree(source / "tiny-1", target / "link-outside")
+    (target / "link-outside" / "unet" / "notes.txt").symlink_to("/etc/hostname")
+    (target / "not-a-pipeline").mkdir()
+    (target / "not-a-pipeline" / "README.md").write_text("No pipeline here.\n")
+    return target
