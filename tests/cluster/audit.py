@@ -13,7 +13,7 @@ WRITES = frozenset({"create", "update", "patch", "delete", "deletecollection"})
 
 @dataclass(frozen=True)
 class AuditEvent:
-    """One finished request. For a long one (a watch) there are two: stage ResponseStarted, then ResponseComplete."""
+    """One request. A long one (a watch) has two: stage ResponseStarted, then ResponseComplete."""
 
     user: str
     verb: str
@@ -62,7 +62,7 @@ class AuditLog:
         writes: bool = False,
     ) -> Iterator[AuditEvent]:
         """Filters are exact, but for `user`, which may also be the end of the name (":operator" finds
-        "system:serviceaccount:imagefleet-system:operator"). `writes` leaves out everything that only reads."""
+        "system:serviceaccount:imagefleet-system:operator"). `writes` leaves out all that only reads."""
         for event in self._read(since):
             wanted = {"verb": verb, "resource": resource, "namespace": namespace}
             same = all(value is None or getattr(event, key) == value for key, value in wanted.items())

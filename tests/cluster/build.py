@@ -1,7 +1,7 @@
 """Programs of the local cluster: built once, then kept outside the work tree.
 
-Each part (control plane, launcher, helm) has its own folder in the cache, named after everything that goes into it,
-so a changed source or version builds anew and an old checkout still finds its own.
+Each part (control plane, launcher, helm) has its own folder in the cache, named after everything that goes
+into it, so a changed source or version builds anew and an old checkout still finds its own.
 """
 
 from __future__ import annotations

@@ -174,6 +174,7 @@ class TestEnvironment:
 
 class TestVolumes:
     def test_each_kind_holds_what_it_should(self, kubectl: Kubectl, tmp_path: Path) -> None:
+        tmp_path.chmod(0o755)  # pytest's are for their owner alone, and the pod is somebody else
         (tmp_path / "weights").write_text("host")
         kubectl("create", "configmap", "settings", "--from-literal=a=map", "--from-literal=b=other")
         kubectl("create", "secret", "generic", "keys", "--from-literal=token=s3cret")
@@ -286,7 +287,11 @@ class TestLife:
             ports=[{"name": "http", "containerPort": 8080}],
             startupProbe=probe("/started") | {"failureThreshold": 20},
             readinessProbe=probe("/ready"),
-            livenessProbe={"exec": {"command": ["test", "-e", "/state/alive"]}, "periodSeconds": 1},
+            livenessProbe={
+                "terminationGracePeriodSeconds": 1,
+                "exec": {"command": ["test", "-e", "/state/alive"]},
+                "periodSeconds": 1,
+            },
             volumeMounts=[{"name": "state", "mountPath": "/state"}],
         )
         volumes = [{"name": "state", "hostPath": {"path": str(tmp_path)}}]
@@ -462,24 +467,22 @@ class TestLifecycle:
         """Each `up` is a program of its own that ends: what it starts must be found again through files."""
         for _ in range(2):
             _cluster_command("up", own_folder)
-            own = Cluster(own_folder)
-            apply(
-                Kubectl(own, "default"), pod("survivor", container("exec sleep 1000"), restartPolicy="Always")
-            )
-            own.kubectl("wait", "--for=condition=Ready", "pod/survivor", "--timeout=10s")
-            pid = own.pid("default", "survivor")
-            (node,) = own.node_processes()
-            os.kill(node.pid, signal.SIGKILL)
-            wait_for(lambda pid=pid: processes.start_time(pid) is None, seconds=5)
-            _cluster_command("up", own_folder)
-            wait_for(lambda own=own: own.processes_of("default", "survivor"))
-            restarts = wait_for(
-                lambda own=own: main_status(Kubectl(own, "default"), "survivor")["restartCount"]
-            )
-            assert restarts == 1
+            self._crash_and_recover(Cluster(own_folder), own_folder)
             _cluster_command("down", own_folder)
             assert not own_folder.exists()
             assert not _commands_with(str(own_folder))
+
+    def _crash_and_recover(self, own: Cluster, folder: Path) -> None:
+        kubectl = Kubectl(own, "default")
+        apply(kubectl, pod("survivor", container("exec sleep 1000"), restartPolicy="Always"))
+        kubectl("wait", "--for=condition=Ready", "pod/survivor", "--timeout=10s")
+        pid = own.pid("default", "survivor")
+        (node,) = own.node_processes()
+        os.kill(node.pid, signal.SIGKILL)
+        wait_for(lambda: processes.start_time(pid) is None, seconds=5)
+        _cluster_command("up", folder)
+        assert wait_for(lambda: main_status(kubectl, "survivor")["restartCount"]) == 1
+        wait_for(lambda: main_status(kubectl, "survivor")["ready"])
 
     def test_a_cluster_dies_with_the_test_that_owns_it(self, own_folder: Path) -> None:
         script = f"""

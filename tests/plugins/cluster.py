@@ -1,8 +1,8 @@
 """pytest fixtures for tests against the local cluster.
 
-One cluster serves a whole test session; each test gets a namespace of its own. With IMAGEFLEET_TEST_CLUSTER set to
-the folder of a cluster that runs already (`make cluster-up` leaves one in .cluster), the session uses that one and
-leaves it running.
+One cluster serves a whole test session; each test gets a namespace of its own. With IMAGEFLEET_TEST_CLUSTER
+set to the folder of a cluster that runs already (`make cluster-up` leaves one in .cluster), the session uses
+that one and leaves it running.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NODES = (NodeSpec("node-1", gpus=8),)
 
 
 class Kubectl:
-    """The real kubectl in one namespace: `kubectl("get", "pods")` returns what it prints, or raises with its error."""
+    """The real kubectl in one namespace: `kubectl("get", "pods")` returns what it prints, or raises."""
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._cluster = cluster
@@ -42,7 +42,7 @@ class Kubectl:
 
 @pytest.fixture(scope="session")
 def image_mounts() -> dict[str, str]:
-    """What the images of this session hold beside the host: path in every container -> host folder. Override it."""
+    """What images hold beside the host: path in every container -> folder of the host. Override it."""
     return {}
 
 

@@ -13,7 +13,7 @@ import (
 func become(spec *Spec) error {
 	syscall.CloseOnExec(errorFD)
 	// A new session came with the namespace; the parent-death signal is set again after each change of identity.
-	if err := (&rootfs{spec: spec}).assemble(); err != nil {
+	if err := (&rootfs{spec: spec, covered: map[string]bool{}}).assemble(); err != nil {
 		return err
 	}
 	if err := enterWorkingDir(spec); err != nil {

@@ -26,6 +26,14 @@ func bind(source, target string, readOnly bool) error {
 	return nil
 }
 
+// bindSys shows the host's /sys without what is mounted below it (control groups), where the kernel allows that.
+func bindSys(at string) error {
+	if syscall.Mount("/sys", at, "", syscall.MS_BIND, "") == nil {
+		return remountReadOnly(at)
+	}
+	return bind("/sys", at, true)
+}
+
 // bindOver binds source and makes the mount point, a file or a directory as the source is, where there is none.
 func bindOver(source, target string, readOnly bool) error {
 	info, err := os.Stat(source)

@@ -20,6 +20,8 @@ type rootfs struct {
 	spec *Spec
 	// ours are the mounts that make up the image, in the order they were made: read-only at the end, if asked.
 	ours []string
+	// covered are mount points of volumes: what is below one of them cannot be reached any more.
+	covered map[string]bool
 }
 
 func (r *rootfs) assemble() error {
@@ -43,6 +45,11 @@ func (r *rootfs) at(path string) string { return filepath.Join(r.spec.Root, path
 func (r *rootfs) base() error {
 	if err := r.tmpfs("/", "mode=0755"); err != nil {
 		return err
+	}
+	for _, layers := range []string{".upper", ".work"} {
+		if err := os.Mkdir(r.at(layers), 0o700); err != nil {
+			return err
+		}
 	}
 	entries, err := os.ReadDir("/")
 	if err != nil {
@@ -82,13 +89,12 @@ func (r *rootfs) overlay(name string) error {
 		return err
 	}
 	options := fmt.Sprintf("lowerdir=/%s,upperdir=%s,workdir=%s", name, upper, work)
-	if os.Getpid() == 1 && syscall.Geteuid() == 0 && inInitialUserNamespace() {
-		err = mount("overlay", r.at(name), "overlay", 0, options)
-	} else {
-		err = mount("overlay", r.at(name), "overlay", 0, options+",userxattr")
+	if !inInitialUserNamespace() {
+		options += ",userxattr"
 	}
-	if err != nil { // a directory that cannot be a lower one is shown as it is
-		if err = mount("/"+name, r.at(name), "", syscall.MS_BIND|syscall.MS_REC, ""); err != nil {
+	if mount("overlay", r.at(name), "overlay", 0, options) != nil {
+		// A directory that cannot be a lower one is shown as it is; one that cannot be shown stays empty.
+		if bind("/"+name, r.at(name), false) != nil {
 			return nil
 		}
 	}
@@ -99,7 +105,7 @@ func (r *rootfs) overlay(name string) error {
 func (r *rootfs) system() error {
 	for _, err := range []error{
 		r.mkdirMount("proc", func(at string) error { return mount("proc", at, "proc", 0, "") }),
-		r.mkdirMount("sys", func(at string) error { return bind("/sys", at, true) }),
+		r.mkdirMount("sys", bindSys),
 		r.tmpfs("dev", "mode=0755"),
 		r.tmpfs("tmp", "mode=1777"),
 		r.tmpfs("run", "mode=0755"),
@@ -146,6 +152,7 @@ func (r *rootfs) binds() error {
 	for _, b := range r.spec.Binds {
 		target, err := r.resolve(b.Target)
 		if err == nil {
+			r.covered[target] = true
 			err = bindOver(b.Source, target, b.ReadOnly)
 		}
 		if err != nil {
@@ -183,6 +190,9 @@ func (r *rootfs) freeze() error {
 		return nil
 	}
 	for _, path := range r.ours {
+		if r.covered[path] { // a remount would hit the volume
+			continue
+		}
 		if err := remountReadOnly(path); err != nil {
 			return fmt.Errorf("read-only %s: %w", path, err)
 		}

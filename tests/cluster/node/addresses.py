@@ -12,8 +12,8 @@ FIRST, LAST = 1, 254
 
 
 class Addresses:
-    """Addresses 127.0.x.1 to 127.0.x.254, where x belongs to this process: it holds a lock on the file of that
-    number, in a folder that all clusters of the machine share. Another x is taken when one is used up."""
+    """Addresses 127.0.x.1 to 127.0.x.254, where x belongs to this process: it holds a lock on the file of
+    that number, in a folder that all clusters of the machine share. When one x is used up it takes another."""
 
     def __init__(self) -> None:
         self._locks: list[IO[str]] = []

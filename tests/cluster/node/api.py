@@ -1,4 +1,4 @@
-"""The few API calls a node makes, over plain aiohttp: a full client would take a second of one core to import."""
+"""The few API calls a node makes, over plain aiohttp: a full client takes a second of one core to import."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Api:
             return result
 
     async def follow(self, path: str, **params: str) -> AsyncIterator[tuple[str, list[Object]]]:
-        """Yield ("SYNC", everything), then each change as (type, [object]); list again when the server asks."""
+        """Yield ("SYNC", everything), then each change as (type, [object]); list again when told to."""
         while True:
             try:
                 listed = await self.get(path, **params)

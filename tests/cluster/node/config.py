@@ -31,7 +31,7 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """`image_mounts` maps a path inside every container to a directory of the host: what an image would hold."""
+    """`image_mounts` maps a path inside every container to a folder of the host: what an image would hold."""
 
     root: str
     server: str

@@ -51,6 +51,7 @@ class Container:
         self._restart = restart
         self._changed = changed
         self._stopping = asyncio.Event()
+        self._started = asyncio.Event()
         self._backoff = Backoff(pod.config.backoff_seconds, pod.config.backoff_limit_seconds)
         self._tasks: list[asyncio.Task[None]] = []
         self._launched: LaunchSpec | None = None
@@ -82,6 +83,13 @@ class Container:
                 return
             await self._back_off(self._backoff.after(time.monotonic() - began))
             self.state.restarts += 1
+
+    async def has_started(self) -> None:
+        """Until its startup probe has passed (or it runs, without one), or it is to stop."""
+        waiting = [asyncio.ensure_future(event.wait()) for event in (self._started, self._stopping)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for future in waiting:
+            future.cancel()
 
     async def stop(self, grace: float) -> None:
         """preStop, SIGTERM, then SIGKILL when the grace period is over."""
@@ -135,6 +143,7 @@ class Container:
         if "startupProbe" in self.spec:
             self._watch("startupProbe", False, self._on_startup)
         else:
+            self._started.set()
             self._watch_life()
 
     def _watch_life(self) -> None:
@@ -160,6 +169,7 @@ class Container:
         if self.state.started:
             return
         self.state.started = True
+        self._started.set()
         self.state.ready = "readinessProbe" not in self.spec
         self._changed()
         self._watch_life()

@@ -23,19 +23,19 @@ class Image:
 
 
 def image(config: NodeConfig) -> Image:
-    """Python lives where its user installed it, often below a home directory that others may not enter. In the
-    container such a directory is an empty one, with nothing in it but what is needed."""
+    """Python lives where its user installed it, often below a home directory that others may not enter. In
+    the container such a directory is an empty one, with nothing in it but what is needed."""
     hidden = sorted({str(closed) for path in config.needed if (closed := _closed_ancestor(Path(path)))})
-    # All of them, not only the hidden ones: the container's root does not show what is mounted below a top-level
-    # directory of the host.
+    # All of them, not only the hidden ones: the container's root does not show what is mounted below a
+    # top-level directory of the host.
     binds = [Bind(path, path, True) for path in config.needed]
     mounts = [Bind(source, target, True) for target, source in config.image_mounts.items()]
     return Image(hidden, binds + mounts)
 
 
 def base_environment(config: NodeConfig, facts: PodFacts, uid: int) -> dict[str, str]:
-    """The variables every container starts from. Loopback is shared by all pods of the machine, so a server must
-    listen on its pod's address, not on all: IMAGEFLEET_HOST tells it which."""
+    """The variables every container starts from. Loopback is shared by all pods of the machine, so a server
+    must listen on its pod's address, not on all: IMAGEFLEET_HOST tells it which."""
     server = urlsplit(config.server)
     return {
         "PATH": ":".join([*config.path, SYSTEM_PATH]),
@@ -50,8 +50,8 @@ def base_environment(config: NodeConfig, facts: PodFacts, uid: int) -> dict[str,
 
 
 def needed_paths(repository: Path) -> list[str]:
-    """The checkout (its packages are installed from where they lie), the virtual environment and the interpreter
-    behind it: each directory on the way through its symbolic links."""
+    """The checkout (its packages are installed from where they lie), the virtual environment and the
+    interpreter behind it: each directory on the way through its symbolic links."""
     found = [repository, Path(sys.prefix)]
     executable = Path(sys.prefix, "bin", "python")
     while executable.is_symlink():

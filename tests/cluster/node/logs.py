@@ -27,7 +27,7 @@ class LogServer:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> int:
-        """Listen on a free port, for the API server alone: it shows a certificate of the cluster's authority."""
+        """Listen on a free port, for the API server alone, which shows a certificate of the cluster."""
         app = web.Application()
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._serve)
         self._runner = web.AppRunner(app, access_log=None)
@@ -44,7 +44,8 @@ class LogServer:
         previous = request.query.get("previous") == "true"
         path = self._find(namespace, pod, container, 1 if previous else 0)
         if path is None:
-            message = f'{"previous terminated " if previous else ""}container "{container}" in pod "{pod}" not found'
+            which = "previous terminated container" if previous else "container"
+            message = f'{which} "{container}" in pod "{pod}" not found'
             return web.Response(status=400, text=message)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         await response.prepare(request)

@@ -115,8 +115,7 @@ class PodRunner:
             await container.run()
             return container.state.exit_code == 0 and not self._terminating
         self._side_tasks.append(asyncio.create_task(container.run()))
-        while not container.state.started and not self._terminating:
-            await asyncio.sleep(0.05)
+        await container.has_started()
         return not self._terminating
 
     async def _mount(self) -> None:

@@ -60,8 +60,7 @@ class Process:
 
     async def start(self) -> Exit | None:
         """None once the command runs; how it failed where it does not."""
-        Path(self._spec.root).mkdir(parents=True, exist_ok=True)
-        (self._folder / "launch.json").write_text(json.dumps(asdict(self._spec)))
+        self._write_spec()
         self._child = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.DEVNULL,
@@ -70,12 +69,16 @@ class Process:
         )
         event = await self._event()
         if event.get("event") == "started":
-            self.pid = int(event["pid"])
+            self.pid = int(str(event["pid"]))
             self.started = start_time(self.pid) or 0
             self._exit = asyncio.create_task(self._wait())
             return None
         await self._child.wait()
         return _exit(event)
+
+    def _write_spec(self) -> None:
+        Path(self._spec.root).mkdir(parents=True, exist_ok=True)
+        (self._folder / "launch.json").write_text(json.dumps(asdict(self._spec)))
 
     async def wait(self) -> Exit:
         assert self._exit is not None, "not started"

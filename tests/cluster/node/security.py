@@ -11,23 +11,12 @@ from .errors import ConfigError
 # The user of images that say nothing but "not root": the number that distroless images use.
 NONROOT = 65532
 
+# What container runtimes give to a container that asks for nothing.
 DEFAULT_CAPABILITIES = frozenset(
-    [
-        "CHOWN",
-        "DAC_OVERRIDE",
-        "FSETID",
-        "FOWNER",
-        "MKNOD",
-        "NET_RAW",
-        "SETGID",
-        "SETUID",
-        "SETFCAP",
-        "SETPCAP",
-        "NET_BIND_SERVICE",
-        "SYS_CHROOT",
-        "KILL",
-        "AUDIT_WRITE",
-    ]
+    {
+        *("AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD"),
+        *("NET_BIND_SERVICE", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT"),
+    }
 )
 
 
@@ -74,8 +63,8 @@ def _capabilities(context: Object) -> list[str]:
 
 
 def file_owner(pod: Object) -> tuple[int | None, int | None]:
-    """(uid, gid) for token files: a token is readable by the pod's own user alone, where all its containers share
-    one; otherwise by the pod's group. None: leave as it is."""
+    """(uid, gid) for token files: a token is readable by the pod's own user alone, where all its containers
+    share one; otherwise by the pod's group. None: leave as it is."""
     if os.geteuid() != 0:
         return None, None
     containers = [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]

@@ -51,8 +51,8 @@ class ContainerState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One pod at one moment. `main` are its containers, `init` those that run before, `sidecars` the names of the
-    init containers that keep running."""
+    """One pod at one moment. `main` are its containers, `init` those that run before, `sidecars` the names of
+    the init containers that keep running."""
 
     pod: Object
     init: Sequence[ContainerState]

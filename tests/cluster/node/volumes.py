@@ -82,15 +82,7 @@ class Volumes:
         return Volume(files.shared_folder(self.folder / name, self._owner.gid))
 
     async def _host_path(self, name: str, source: Object) -> Volume:
-        path = Path(source["path"])
-        kind = source.get("type") or ""
-        if kind == "DirectoryOrCreate":
-            path.mkdir(parents=True, exist_ok=True)
-        elif kind == "FileOrCreate":
-            path.touch()
-        if not path.exists():
-            raise MountError(f'MountVolume.SetUp failed for volume "{name}": hostPath {path} does not exist')
-        return Volume(path)
+        return _host_path(name, source)
 
     async def _config_map(self, name: str, source: Object) -> Volume:
         return self._written(name, await self._config_map_files(source, source.get("defaultMode", 0o644)))
@@ -167,7 +159,7 @@ class Volumes:
         backing = spec.get("hostPath") or spec.get("local")
         if backing is None:
             raise MountError(f'volume "{name}": only hostPath and local PersistentVolumes are supported')
-        made = await self._host_path(name, backing)
+        made = _host_path(name, backing)
         only_read = set(spec.get("accessModes") or []) == {"ReadOnlyMany"}
         return Volume(made.path, read_only=bool(source.get("readOnly")) or only_read)
 
@@ -206,9 +198,21 @@ class Volumes:
         private = 0o600 if uid is not None and gid is None else mode
         file = File(source["path"], answer["status"]["token"].encode(), private, Owner(uid, gid))
         files.write(folder, file)
-        # The server may grant more than was asked, and then marks the token as one to renew by what was asked.
+        # The server may grant more than was asked, and expects renewal by what was asked.
         return min(wanted, _seconds_left(answer["status"]["expirationTimestamp"]))
 
 
 def _seconds_left(timestamp: str) -> float:
     return calendar.timegm(time.strptime(timestamp, "%Y-%m-%dT%H:%M:%SZ")) - time.time()
+
+
+def _host_path(name: str, source: Object) -> Volume:
+    path = Path(source["path"])
+    kind = source.get("type") or ""
+    if kind == "DirectoryOrCreate":
+        path.mkdir(parents=True, exist_ok=True)
+    elif kind == "FileOrCreate":
+        path.touch()
+    if not path.exists():
+        raise MountError(f'MountVolume.SetUp failed for volume "{name}": hostPath {path} does not exist')
+    return Volume(path)
