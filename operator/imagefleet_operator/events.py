@@ -14,6 +14,8 @@ from imagefleet_operator.plan.conditions import Transition, truncated
 from imagefleet_operator.plan.types import Json, Parent
 
 logger = logging.getLogger(__name__)
+NOTE_LIMIT = 1000
+"""The API allows 1,024 bytes; the mark of what was cut off takes three."""
 REMEMBERED = 4096
 REPEAT_SECONDS = 600.0
 """The same transition of the same object makes no second Event within this time: flapping is told once."""
@@ -33,7 +35,7 @@ def event_body(kind: Kind, parent: Parent[Any], transition: Transition, identity
         "action": "Reconcile",
         "type": "Warning" if transition.warning else "Normal",
         "reason": transition.reason,
-        "note": truncated(f"{transition.kind} is {transition.status}: {transition.message}"),
+        "note": truncated(f"{transition.kind} is {transition.status}: {transition.message}", NOTE_LIMIT),
         "regarding": {
             "apiVersion": kind.api_version,
             "kind": kind.kind,

@@ -131,21 +131,24 @@ class Transition:
         return (self.status == "True") == (self.kind == "Stalled")
 
 
-def transitions(old: Json, new: Json) -> tuple[Transition, ...]:
-    """What changed between two statuses. The first status of an object is no transition, nor is what comes
-    with it.
+TOLD = ("Ready", "Stalled")
+"""Conditions whose transitions make Events. The others' reasons and messages are in these."""
 
-    ``Reconciling`` makes no Event: it comes and goes with every change and says nothing that others do not.
+
+def transitions(old: Json, new: Json) -> tuple[Transition, ...]:
+    """What changed between two statuses and is worth telling. The first status of an object is no transition.
+
+    Where ``Stalled`` begins, that ``Ready`` ended for the same reason is not told a second time.
     """
-    before = {c["type"]: c for c in old.get("conditions") or ()}
-    if not before:
+    if not old.get("conditions"):
         return ()
-    found = []
-    for condition in new.get("conditions") or ():
-        kind = condition["type"]
-        was = before.get(kind, {}).get("status", "False" if kind == "Stalled" else None)
-        if kind != "Reconciling" and was is not None and was != condition["status"]:
-            found.append(Transition(kind, condition["status"], condition["reason"], condition["message"]))
-    if "Stalled" in before and find(new, "Stalled") is None:
-        found.append(Transition("Stalled", "False", before["Stalled"]["reason"], "No longer stalled."))
+    found: list[Transition] = []
+    for kind in reversed(TOLD):
+        before, after = find(old, kind), find(new, kind)
+        was = before["status"] if before else "False"
+        status = after["status"] if after else "False"
+        told = after or before
+        if told is not None and status != was and not any(t.reason == told["reason"] for t in found):
+            message = told["message"] if after else "No longer stalled."
+            found.append(Transition(kind, status, told["reason"], message))
     return tuple(found)

@@ -221,8 +221,12 @@ def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
         return Trouble("WorkerConfigInvalid", detail)
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if ended and ended.get("exitCode"):
-        said = f": {ended['message']}" if ended.get("message") else ""
-        return Trouble(
-            "WorkersCrashing", f"{container.get('name')} ended with exit code {ended['exitCode']}{said}"
-        )
+        said = _last_line(ended.get("message") or "")
+        return Trouble("WorkersCrashing", f"{container.get('name')} ended with exit code {ended['exitCode']}{said}")
     return None
+
+
+def _last_line(message: str) -> str:
+    """What a container said last, which is where a traceback names the error."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return f": {lines[-1]}" if lines else ""
