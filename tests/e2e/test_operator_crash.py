@@ -37,18 +37,17 @@ CHILDREN = "deployments,services,serviceaccounts,poddisruptionbudgets,pods"
 RESOURCES = "imagemodels.imagefleet.dev,inferencepools.imagefleet.dev"
 # What differs between any two runs, or depends on how far the cluster's own controllers have come.
 PASSING = frozenset(
-    [
+    {
         "uid",
+        "namespace",
         "resourceVersion",
-        "creationTimestamp",
         "generation",
+        "creationTimestamp",
         "managedFields",
         "lastTransitionTime",
-        "namespace",
-        "clusterIP",
-        "clusterIPs",
+        "imagefleet.dev/applied-hash",
         "performance",
-    ]
+    }
 )
 
 
