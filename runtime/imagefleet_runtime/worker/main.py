@@ -1,0 +1,52 @@
+"""``imagefleet-worker``: serve models (the default), or verify a model's source.
+
+This module is imported again by every engine (``multiprocessing`` does so): it must stay light.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="imagefleet-worker", description="Serve diffusers pipelines")
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("serve", help="serve models (the default); settings come from IMAGEFLEET_* variables")
+    verify = commands.add_parser("verify", help="check a model's source and report")
+    verify.add_argument("--uri", required=True, help="file:///abs/path or pvc://CLAIM/path")
+    verify.add_argument("--digest", help="the folder digest that it must have")
+    verify.add_argument("--class-name", help="the pipeline class that it must be")
+    verify.add_argument("--report", default="/dev/termination-log", help="where to write the finding")
+    arguments = parser.parse_args()
+    sys.exit(_verify(arguments) if arguments.command == "verify" else _serve())
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from imagefleet_runtime.worker import verify
+
+    return verify.run(arguments)
+
+
+def _serve() -> int:
+    from imagefleet_runtime.worker.auth import Authenticator
+    from imagefleet_runtime.worker.importer import Importer
+    from imagefleet_runtime.worker.logs import log
+    from imagefleet_runtime.worker.settings import SettingsError, read_settings
+
+    try:
+        settings = read_settings(os.environ)
+        authenticator = Authenticator(settings.caller_public_key, settings.audience)
+    except (SettingsError, ValueError) as error:
+        log("bad_settings", message=str(error))
+        return 2
+    importer = Importer()
+    importer.launch()  # before the imports of the server: both take a while, and there may be two cores
+    from imagefleet_runtime.worker.server import serve
+
+    return serve(settings, authenticator, importer)
+
+
+if __name__ == "__main__":
+    main()

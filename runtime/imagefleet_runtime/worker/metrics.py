@@ -1,0 +1,129 @@
+"""The worker's Prometheus metrics. Labels carry pool and model, so that every figure can be compared between models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from imagefleet_runtime.worker.nvml import Device
+
+LABELS = ("namespace", "pool", "model")
+# From a tiny model on a fast accelerator to the longest admitted request.
+SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+
+
+@dataclass(frozen=True)
+class ModelGauges:
+    model: str
+    resident: bool
+    queued: int
+    running: int
+    work_seconds: float
+    rate: float | None
+    memory_bytes: int | None
+
+
+class Metrics:
+    """Counters that events move, and gauges that are read when Prometheus asks."""
+
+    def __init__(
+        self,
+        namespace: str,
+        pool: str,
+        models: Callable[[], Iterable[ModelGauges]],
+        devices: Callable[[], Iterable[Device]],
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self._base = (namespace, pool)
+        self.registry.register(_Gauges(self._base, models, devices))
+        ProcessCollector(registry=self.registry)
+        self._requests = self._counter("requests", "Requests answered, by code (ok, or the error's)", "code")
+        self._images = self._counter("images", "Pictures drawn")
+        self._run_seconds = self._counter("run_seconds", "Seconds for which the accelerator drew")
+        self._restarts = self._counter("engine_restarts", "Engine processes that ended by themselves")
+        self._generation = self._histogram("generation_seconds", "Time to draw one request")
+        self._waiting = self._histogram("queue_seconds", "Time a request waited before it was drawn")
+        self._loading = self._histogram(
+            "load_seconds", "Time from the decision to load a model until it serves"
+        )
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"imagefleet_worker_{name}", text, (*LABELS, *labels), registry=self.registry)
+
+    def _histogram(self, name: str, text: str) -> Histogram:
+        return Histogram(f"imagefleet_worker_{name}", text, LABELS, buckets=SECONDS, registry=self.registry)
+
+    def answered(self, model: str, code: str) -> None:
+        """``model``: empty where the request named none that this worker knows, to bound the number of series."""
+        self._requests.labels(*self._base, model, code).inc()
+
+    def drawn(self, model: str, images: int, run_seconds: float, queue_seconds: float) -> None:
+        self._images.labels(*self._base, model).inc(images)
+        self._run_seconds.labels(*self._base, model).inc(run_seconds)
+        self._generation.labels(*self._base, model).observe(run_seconds)
+        self._waiting.labels(*self._base, model).observe(queue_seconds)
+
+    def loaded(self, model: str, seconds: float) -> None:
+        self._loading.labels(*self._base, model).observe(seconds)
+
+    def crashed(self, model: str) -> None:
+        self._restarts.labels(*self._base, model).inc()
+
+
+class _Gauges(Collector):
+    def __init__(
+        self,
+        base: tuple[str, str],
+        models: Callable[[], Iterable[ModelGauges]],
+        devices: Callable[[], Iterable[Device]],
+    ) -> None:
+        self._base = base
+        self._models = models
+        self._devices = devices
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not call ``models`` before its owner is complete."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._of_models()
+        yield from self._of_devices()
+
+    def _of_models(self) -> Iterator[Metric]:
+        models = list(self._models())
+        yield self._family("resident", "1 where the model can serve at once", LABELS, models, "resident")
+        yield self._family("queue_length", "Requests that wait", LABELS, models, "queued")
+        yield self._family("running", "Requests being drawn", LABELS, models, "running")
+        yield self._family("work_seconds", "Estimated seconds of work left", LABELS, models, "work_seconds")
+        yield self._family("rate_seconds", "Seconds per megapixel-step", LABELS, models, "rate")
+        yield self._family("model_memory_bytes", "Memory the model needed", LABELS, models, "memory_bytes")
+
+    def _of_devices(self) -> Iterator[Metric]:
+        devices = list(self._devices())
+        labels = ("namespace", "pool", "device", "accelerator")
+        for name, text, attribute in (
+            ("utilization_ratio", "Part of the time in which some kernel ran", "utilization"),
+            ("memory_used_bytes", "Memory in use", "memory_used_bytes"),
+            ("memory_total_bytes", "Memory", "memory_total_bytes"),
+            ("temperature_celsius", "Temperature", "temperature_celsius"),
+            ("power_watts", "Power drawn", "power_watts"),
+        ):
+            yield self._family(f"accelerator_{name}", text, labels, devices, attribute)
+
+    def _family(
+        self, name: str, text: str, labels: tuple[str, ...], rows: Iterable[Any], attribute: str
+    ) -> GaugeMetricFamily:
+        """One gauge with a sample for each row that has the value: what was not measured has no sample."""
+        family = GaugeMetricFamily(f"imagefleet_worker_{name}", text, labels=labels)
+        for row in rows:
+            value = getattr(row, attribute)
+            if value is not None:
+                of = [row.model] if labels is LABELS else [str(row.index), row.accelerator]
+                family.add_metric([*self._base, *of], float(value))
+        return family

@@ -1,0 +1,80 @@
+"""``imagefleet-worker serve``: the HTTP server, and an end that loses no request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import uvicorn
+
+from imagefleet_runtime.worker.app import create_app
+from imagefleet_runtime.worker.auth import Authenticator
+from imagefleet_runtime.worker.importer import Importer, ImporterError
+from imagefleet_runtime.worker.logs import log
+from imagefleet_runtime.worker.nvml import Nvml
+from imagefleet_runtime.worker.settings import Settings
+from imagefleet_runtime.worker.supervisor import Supervisor
+
+
+class _Server(uvicorn.Server):
+    """uvicorn stops listening on the first signal; here the drain decides when."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(settings: Settings, authenticator: Authenticator, importer: Importer) -> int:
+    """Serve until SIGTERM or SIGINT. The exit code: 0 after a drain, 1 where the importer failed."""
+    return uvicorn_loop().run(_serve(settings, authenticator, importer))
+
+
+def uvicorn_loop() -> asyncio.Runner:
+    import uvloop
+
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def _serve(settings: Settings, authenticator: Authenticator, importer: Importer) -> int:
+    supervisor = Supervisor(settings, importer, Nvml())
+    config = uvicorn.Config(
+        create_app(supervisor, authenticator),
+        host=settings.host,
+        port=settings.port,
+        access_log=False,  # one line per request is written by the app itself, without addresses and paths
+        log_level="warning",
+        lifespan="off",
+    )
+    server = _Server(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    serving = asyncio.create_task(server.serve())
+    code = await _until_stopped(supervisor, serving, stop)
+    # uvicorn finishes the replies that are being sent, then returns.
+    server.should_exit = True
+    await serving
+    await supervisor.stop()
+    log("stopped", code=code)
+    return code
+
+
+async def _until_stopped(supervisor: Supervisor, serving: asyncio.Task[None], stop: asyncio.Event) -> int:
+    starting = asyncio.create_task(supervisor.start())
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({starting, serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not starting.done():
+        starting.cancel()
+    elif error := starting.exception():
+        if not isinstance(error, ImporterError):
+            raise error
+        log("importer_failed", message=str(error))
+        return 1
+    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if not stopping.done():
+        stopping.cancel()
+        return 1  # uvicorn ended by itself: the port is taken, for one
+    await supervisor.drain()
+    return 0

@@ -1,0 +1,191 @@
+"""What is in a model's folder: its digest, and whether a worker may load it. Reads files; imports no torch.
+
+A SourceError is a finding about the folder. An OSError (no permission, a broken disk) is a failure to find out, and
+passes through to the caller, who may try again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PVC_ROOT = Path("/pvc")
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+AUTO_CLASS = "AutoPipelineForText2Image"
+CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# sha256sum escapes names with these, and takes a leading "-" for an option: refused, so that the documented shell
+# command and this module always agree.
+ODD_NAME = re.compile(rb"[\n\r\\]|^-")
+# Hashing is bound by the disk or by one core for each file; a few at a time fill both.
+HASH_THREADS = 4
+
+
+class SourceError(Exception):
+    """A folder that must not be loaded. ``reason`` is one of the contract's."""
+
+    def __init__(self, reason: str, message: str, digest: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.digest = digest
+
+
+@dataclass(frozen=True)
+class File:
+    name: bytes  # relative to the folder
+    path: str
+    size: int  # bytes
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True)
+class Source:
+    digest: str
+    bytes: int
+    files: int
+    class_name: str
+
+
+class DigestCache:
+    """File digests by identity (path, size, modification time, inode), so that a second load hashes nothing.
+
+    A file that is changed without a change of any of these is not noticed: weights belong on a read-only volume.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[File, str] = {}
+
+    def sha256(self, file: File) -> str:
+        known = self._digests.get(file)
+        if known is None:
+            with open(file.path, "rb") as stream:
+                known = hashlib.file_digest(stream, "sha256").hexdigest()
+            self._digests[file] = known
+        return known
+
+
+def folder_of(uri: str) -> Path:
+    """The folder that ``uri`` (``file:///abs/path`` or ``pvc://CLAIM/path``) names inside a pod.
+
+    Raises SourceError (UnsafePath).
+    """
+    scheme, _, rest = uri.partition("://")
+    if ".." in rest.split("/"):
+        raise SourceError("UnsafePath", f"the path of {uri} leads upwards ('..')")
+    if scheme == "file" and rest.startswith("/"):
+        return Path(rest)
+    if scheme == "pvc" and rest and not rest.startswith("/"):
+        return PVC_ROOT / rest
+    raise SourceError("UnsafePath", f"{uri} is neither file:///absolute/path nor pvc://CLAIM/path")
+
+
+def inspect(
+    folder: Path, cache: DigestCache, *, digest: str | None = None, class_name: str | None = None
+) -> Source:
+    """Check ``folder`` and hash it. Raises SourceError; ``digest`` and ``class_name`` are checked where given."""
+    files = scan(folder)
+    _refuse_pickles(files)
+    found_class = pipeline_class(folder)
+    _require_weights(files)
+    if class_name not in (None, AUTO_CLASS, found_class):
+        raise SourceError("ClassMismatch", f"model_index.json says {found_class}, not {class_name}")
+    found = folder_digest(files, cache)
+    if digest is not None and digest != found:
+        raise SourceError("DigestMismatch", f"the folder's digest is {found}, not {digest}", digest=found)
+    return Source(found, sum(file.size for file in files), len(files), found_class)
+
+
+def scan(folder: Path) -> list[File]:
+    """All files of ``folder``, sorted bytewise by relative name. Raises SourceError (SourceNotFound, UnsafePath)."""
+    if not folder.is_dir():
+        raise SourceError("SourceNotFound", f"there is no folder {folder}")
+    root = os.path.realpath(folder)
+    return sorted(_walk(os.fsencode(root), b"", root), key=lambda file: file.name)
+
+
+def _walk(root: bytes, prefix: bytes, real_root: str) -> Iterator[File]:
+    with os.scandir(os.path.join(root, prefix)) as entries:
+        for entry in entries:
+            name = prefix + entry.name
+            if ODD_NAME.search(name):
+                raise SourceError(
+                    "UnsafePath", f"rename {os.fsdecode(name)!r}: no line breaks, backslash or leading '-'"
+                )
+            if entry.is_symlink():
+                _check_link(os.fsdecode(entry.path), os.fsdecode(name), real_root)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(root, name + b"/", real_root)
+            elif entry.is_file():
+                stat = entry.stat()
+                yield File(name, os.fsdecode(entry.path), stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+def _check_link(path: str, name: str, real_root: str) -> None:
+    target = os.path.realpath(path)
+    if not target.startswith(real_root + os.sep):
+        raise SourceError("UnsafePath", f"the link {name} leads out of the folder; copy the file into it")
+    if not os.path.isfile(target):
+        raise SourceError("UnsafePath", f"the link {name} does not lead to a file")
+
+
+def _refuse_pickles(files: list[File]) -> None:
+    found = [os.fsdecode(file.name) for file in files if _suffix(file) in PICKLES]
+    if found:
+        shown = ", ".join(found[:5]) + (" and more" if len(found) > 5 else "")
+        raise SourceError(
+            "PickleRefused", f"{shown} could hold a pickle, which runs code when loaded; delete or convert"
+        )
+
+
+def _require_weights(files: list[File]) -> None:
+    if not any(_suffix(file) == ".safetensors" for file in files):
+        raise SourceError("NoWeights", "the folder holds no .safetensors file")
+
+
+def _suffix(file: File) -> str:
+    return os.path.splitext(os.fsdecode(file.name))[1].lower()
+
+
+def pipeline_class(folder: Path) -> str:
+    """``_class_name`` of ``model_index.json``. Raises SourceError (NotAPipeline)."""
+    return str(read_index(folder)["_class_name"])
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """``model_index.json`` of ``folder``, with a ``_class_name`` that is a plain name. Raises SourceError."""
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+    except FileNotFoundError:
+        raise SourceError("NotAPipeline", "the folder holds no model_index.json") from None
+    except ValueError as error:
+        raise SourceError("NotAPipeline", f"model_index.json cannot be read: {error}") from None
+    name = index.get("_class_name") if isinstance(index, dict) else None
+    # A pair [module, class] would name code that comes with the model.
+    if not isinstance(name, str) or not CLASS_NAME.fullmatch(name):
+        raise SourceError("NotAPipeline", "model_index.json names no pipeline class (_class_name)")
+    return dict(index)
+
+
+def folder_digest(files: list[File], cache: DigestCache) -> str:
+    """``sha256:`` and the SHA-256 of what ``sha256sum`` prints for ``files`` (sorted): "HASH, two spaces, NAME"."""
+    whole = hashlib.sha256()
+    with ThreadPoolExecutor(HASH_THREADS) as pool:
+        for file, digest in zip(files, pool.map(cache.sha256, files), strict=True):
+            whole.update(digest.encode() + b"  " + file.name + b"\n")
+    return f"sha256:{whole.hexdigest()}"
+
+
+def signature(folder: Path) -> object:
+    """Equal for equal folders, by names, sizes and times: tells without hashing that a refused folder was mended."""
+    try:
+        return scan(folder)
+    except SourceError as error:
+        return error.reason, error.message
