@@ -1,0 +1,335 @@
+"""The two resources in a real API server: what it takes, refuses, fills in and shows.
+
+The tests have a control plane of their own, in which no operator runs: nothing but they writes a status.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from imagefleet_operator.api import ImageModel, InferencePool
+
+from scripts.api_reference import fields
+from scripts.generate_crds import KINDS, custom_resource_definition
+from tests.cluster.cluster import Cluster, KubectlError
+from tests.cluster.node.config import NodeSpec
+from tests.integration.manifests import (
+    FOLDER,
+    BadManifest,
+    bad_manifests,
+    condition_manifests,
+    good_manifests,
+    refused_manifests,
+)
+from tests.plugins.cluster import Kubectl
+
+CRDS = Path("crds")
+EXAMPLES = sorted(Path("examples").glob("*/*.yaml"))
+MODEL = (FOLDER / "good" / "model-shortest.yaml").read_text()
+POOL = (FOLDER / "good" / "pool-shortest.yaml").read_text()
+READY = {
+    "type": "Ready",
+    "status": "False",
+    "observedGeneration": 1,
+    "lastTransitionTime": "2026-01-02T03:04:05Z",
+    "reason": "WorkersStarting",
+    "message": "0 of 1 workers are ready.",
+}
+NOT_OURS = {".apiVersion", ".kind", ".metadata"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster that has the CRDs and no operator."""
+    running = Cluster.start(
+        tmp_path_factory.mktemp("api") / "it", nodes=[NodeSpec("node-1", gpus=0)], owned=True
+    )
+    running.kubectl("apply", "-f", str(CRDS))
+    running.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def shared(cluster: Cluster) -> Kubectl:
+    """For tests that leave nothing behind; the others get a namespace each."""
+    cluster.kubectl("create", "namespace", "shared")
+    return Kubectl(cluster, "shared")
+
+
+def refusal_of(kubectl: Kubectl, *args: str, stdin: str | None = None) -> str:
+    with pytest.raises(KubectlError) as caught:
+        kubectl(*args, stdin=stdin)
+    return str(caught.value)
+
+
+def dry_run(kubectl: Kubectl, manifest: str) -> dict[str, Any]:
+    """The resource as the API server would store it."""
+    made: dict[str, Any] = json.loads(
+        kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=manifest)
+    )
+    return made
+
+
+def patch_status(kubectl: Kubectl, name: str, status: dict[str, Any]) -> None:
+    kubectl("patch", name, "--subresource=status", "--type=merge", "-p", json.dumps({"status": status}))
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of what `kubectl get` prints; two spaces at least stand between columns."""
+    return [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+
+
+def test_there_are_at_least_forty_different_mistakes() -> None:
+    assert len({manifest.path.stem for manifest in bad_manifests()}) >= 40
+
+
+@pytest.mark.parametrize("bad", refused_manifests(), ids=lambda bad: bad.path.stem)
+def test_a_bad_manifest_is_refused_with_a_message_that_says_how_to_mend_it(
+    shared: Kubectl, bad: BadManifest
+) -> None:
+    message = refusal_of(shared, "apply", "-f", str(bad.path))
+    assert re.search(str(bad.refusal), message), message
+
+
+@pytest.mark.parametrize(
+    "path", [*good_manifests(), *EXAMPLES], ids=lambda path: f"{path.parent.name}-{path.stem}"
+)
+def test_a_good_manifest_is_taken_and_applying_it_again_changes_nothing(kubectl: Kubectl, path: Path) -> None:
+    assert kubectl("apply", "-f", str(path)).strip().endswith("created")
+    assert kubectl("apply", "-f", str(path)).strip().endswith("unchanged")
+
+
+@pytest.mark.parametrize("path", good_manifests(), ids=lambda path: path.stem)
+def test_server_side_apply_settles(kubectl: Kubectl, path: Path) -> None:
+    # The API server fills the default status in when it reads, and stores it with the first apply after that.
+    versions = [
+        kubectl("apply", "--server-side", "-o", "jsonpath={.metadata.resourceVersion}", "-f", str(path))
+        for _ in range(3)
+    ]
+    assert versions[1] == versions[2]
+
+
+@pytest.mark.parametrize("bad", condition_manifests(), ids=lambda bad: bad.path.stem)
+def test_what_only_the_operator_can_find_wrong_is_taken(shared: Kubectl, bad: BadManifest) -> None:
+    shared("create", "--dry-run=server", "-f", str(bad.path))
+    assert bad.condition is not None
+    assert bad.condition.kind in {document["kind"] for document in bad.documents}
+
+
+@pytest.mark.parametrize("path", good_manifests(), ids=lambda path: path.stem)
+def test_the_defaults_of_the_api_server_are_those_of_the_operator(shared: Kubectl, path: Path) -> None:
+    manifest = path.read_text()
+    stored = dry_run(shared, manifest)
+    kind: type[ImageModel] | type[InferencePool] = (
+        ImageModel if stored["kind"] == "ImageModel" else InferencePool
+    )
+    given = yaml.safe_load(manifest)
+    assert kind.parse(stored).spec == kind.parse(stored | {"spec": given["spec"]}).spec
+
+
+def test_the_shortest_model_gets_every_default(shared: Kubectl) -> None:
+    assert dry_run(shared, MODEL)["spec"] == {
+        "source": {"uri": "file:///models/tiny-1"},
+        "pipeline": {"className": "AutoPipelineForText2Image", "dtype": "auto"},
+        "defaults": {"steps": 20, "guidanceScale": 5, "size": "512x512"},
+        "limits": {"maxMegapixels": 1.1, "maxSteps": 50, "maxImages": 4},
+    }
+
+
+def test_the_shortest_pool_gets_every_default_outside_lists(shared: Kubectl) -> None:
+    assert dry_run(shared, POOL)["spec"] == {
+        "models": [{"name": "tiny", "model": "tiny-1"}],
+        "replicas": 1,
+        "worker": {"accelerator": {"resource": "nvidia.com/gpu", "count": 1}, "maxRequestSeconds": 300},
+    }
+
+
+@pytest.mark.parametrize("manifest", [MODEL, POOL], ids=["model", "pool"])
+def test_a_new_resource_says_that_nobody_has_seen_it(shared: Kubectl, manifest: str) -> None:
+    assert dry_run(shared, manifest)["status"] == {"observedGeneration": -1}
+
+
+def test_a_status_in_a_manifest_is_dropped(shared: Kubectl) -> None:
+    claimed = MODEL + "status: {observedGeneration: 1, digest: 'sha256:0'}\n"
+    assert dry_run(shared, claimed)["status"] == {"observedGeneration": -1}
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        {"defaults": {"steps": 4, "size": "64x64"}},
+        {"limits": {"maxSteps": 100}},
+        {"memory": "7Gi"},
+        {"license": {"spdx": "MIT"}},
+    ],
+    ids=lambda patch: next(iter(patch)),
+)
+def test_what_does_not_make_another_model_of_it_may_change(kubectl: Kubectl, patch: dict[str, Any]) -> None:
+    kubectl.apply(MODEL)
+    kubectl("patch", "imgmodel/shortest", "--type=merge", "-p", json.dumps({"spec": patch}))
+    assert kubectl.get("imgmodel/shortest")["metadata"]["generation"] == 2
+
+
+@pytest.mark.parametrize(
+    ("patch", "want"),
+    [
+        ({"source": {"uri": "file:///models/tiny-2"}}, "spec.source cannot be changed"),
+        ({"source": {"digest": "sha256:" + "0" * 64}}, "spec.source cannot be changed"),
+        ({"pipeline": {"className": "FluxPipeline"}}, "spec.pipeline cannot be changed"),
+        ({"pipeline": {"dtype": "float16"}}, "spec.pipeline cannot be changed"),
+    ],
+    ids=["uri", "digest", "class", "dtype"],
+)
+def test_what_makes_another_model_of_it_cannot_change(
+    kubectl: Kubectl, patch: dict[str, Any], want: str
+) -> None:
+    kubectl.apply(MODEL)
+    message = refusal_of(
+        kubectl, "patch", "imgmodel/shortest", "--type=merge", "-p", json.dumps({"spec": patch})
+    )
+    assert want in message
+    assert "make a new ImageModel" in message
+
+
+def test_kubectl_scale_changes_the_replicas_of_a_pool(kubectl: Kubectl) -> None:
+    kubectl.apply(POOL)
+    kubectl("scale", "inferencepools.imagefleet.dev/shortest", "--replicas=3")
+    assert kubectl.get("imgpool/shortest")["spec"]["replicas"] == 3
+    kubectl("scale", "imgpool/shortest", "--replicas=0")
+    assert kubectl.get("imgpool/shortest")["spec"]["replicas"] == 0
+
+
+def test_the_scale_of_a_pool_shows_its_workers_and_their_selector(kubectl: Kubectl) -> None:
+    kubectl.apply(POOL)
+    patch_status(kubectl, "imgpool/shortest", {"replicas": 1, "selector": "imagefleet.dev/pool=shortest"})
+    scale = kubectl.get("imgpool/shortest", "--subresource=scale")
+    assert scale["spec"] == {"replicas": 1}
+    assert scale["status"] == {"replicas": 1, "selector": "imagefleet.dev/pool=shortest"}
+
+
+def test_a_status_does_not_count_as_a_change_of_the_spec(kubectl: Kubectl) -> None:
+    kubectl.apply(POOL)
+    patch_status(kubectl, "imgpool/shortest", {"observedGeneration": 1, "conditions": [READY]})
+    pool = kubectl.get("imgpool/shortest")
+    assert pool["metadata"]["generation"] == 1
+    assert pool["status"]["conditions"] == [READY]
+
+
+@pytest.mark.parametrize(
+    ("missing", "want"),
+    [(key, f"status.conditions[0].{key}: Required value") for key in sorted(READY)],
+)
+def test_a_condition_is_complete(kubectl: Kubectl, missing: str, want: str) -> None:
+    kubectl.apply(POOL)
+    partial = {key: value for key, value in READY.items() if key != missing}
+    with pytest.raises(KubectlError, match=re.escape(want)):
+        patch_status(kubectl, "imgpool/shortest", {"conditions": [partial]})
+
+
+def test_kubectl_wait_reads_the_conditions(kubectl: Kubectl) -> None:
+    kubectl.apply(POOL)
+    patch_status(kubectl, "imgpool/shortest", {"observedGeneration": 1, "conditions": [READY]})
+    kubectl("wait", "--for=condition=Ready=False", "imgpool/shortest", "--timeout=5s")
+
+
+def test_a_pool_is_shown_in_columns(kubectl: Kubectl) -> None:
+    kubectl.apply(POOL)
+    status = {
+        "replicas": 3,
+        "readyReplicas": 2,
+        "conditions": [READY],
+        "accelerator": {"name": "NVIDIA-H200"},
+    }
+    patch_status(kubectl, "imgpool/shortest", status)
+    head, row = table(kubectl("get", "imgpool"))
+    assert head == ["NAME", "READY", "DESIRED", "WORKERS", "UP", "MODEL", "REASON", "AGE"]
+    assert row[:-1] == ["shortest", "False", "1", "3", "2", "tiny", "WorkersStarting"]
+    wide, wide_row = table(kubectl("get", "imgpool", "-o", "wide"))
+    assert wide[len(head) :] == ["ACCELERATOR", "MESSAGE"]
+    assert wide_row[len(head) :] == ["NVIDIA-H200", READY["message"]]
+
+
+def test_a_model_is_shown_in_columns(kubectl: Kubectl) -> None:
+    kubectl.apply(MODEL)
+    status = {
+        "className": "FluxPipeline",
+        "bytes": 1234,
+        "digest": "sha256:abc",
+        "copies": {"available": 3, "total": 4, "failed": 0},
+        "conditions": [READY],
+    }
+    patch_status(kubectl, "imgmodel/shortest", status)
+    head, row = table(kubectl("get", "imgmodel"))
+    assert head == ["NAME", "READY", "CLASS", "BYTES", "COPIES", "REASON", "AGE"]
+    assert row[:-1] == ["shortest", "False", "FluxPipeline", "1234", "3", "WorkersStarting"]
+    wide, wide_row = table(kubectl("get", "imgmodel", "-o", "wide"))
+    assert wide[len(head) :] == ["SOURCE", "DIGEST", "MESSAGE"]
+    assert wide_row[len(head) :] == ["file:///models/tiny-1", "sha256:abc", READY["message"]]
+
+
+def test_one_category_lists_both_kinds(kubectl: Kubectl) -> None:
+    kubectl.apply(MODEL)
+    kubectl.apply(POOL)
+    names = kubectl("get", "imagefleet", "-o", "name").split()
+    assert sorted(names) == ["imagemodel.imagefleet.dev/shortest", "inferencepool.imagefleet.dev/shortest"]
+
+
+def test_the_short_name_of_another_projects_pool_is_not_claimed(shared: Kubectl) -> None:
+    assert "doesn't have a resource type" in refusal_of(shared, "get", "infpool")
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.resource.KIND)
+def test_kubectl_explains_every_field(shared: Kubectl, kind: Any) -> None:
+    schema = custom_resource_definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    told = " ".join(shared("explain", kind.resource.PLURAL, "--recursive=false").split())
+    assert schema["description"] in told
+    documents = json.loads(shared("get", "--raw", "/openapi/v3/apis/imagefleet.dev/v1alpha1"))
+    (published,) = (
+        value
+        for name, value in documents["components"]["schemas"].items()
+        if name.endswith(f".{kind.resource.KIND}")
+    )
+    published_fields = {path: field.get("description") for path, field, _ in fields(published, "")}
+    for path, field, _ in fields(schema, ""):
+        if path not in NOT_OURS:
+            assert published_fields[path] == field["description"]
+
+
+@pytest.mark.parametrize(
+    ("path", "want"),
+    [
+        ("imagemodel.spec.source.uri", "pvc://CLAIM/PATH is a folder of the PersistentVolumeClaim CLAIM"),
+        (
+            "imgmodel.spec.pipeline.dtype",
+            "ENUM: auto float32 float16 bfloat16 DESCRIPTION: The number format",
+        ),
+        (
+            "imgpool.spec.models.minResident",
+            "Workers that always hold the model, ready to draw; 1 where absent.",
+        ),
+        ("inferencepools.imagefleet.dev.spec.replicas", "kubectl scale"),
+        ("imgpool.spec.worker.podTemplate.spec.containers.name", "Tells it apart"),
+        ("imgpool.status.accelerator.powerWatts", "Power drawn, the sum."),
+    ],
+)
+def test_kubectl_explain_prints_the_reference(shared: Kubectl, path: str, want: str) -> None:
+    assert want in " ".join(shared("explain", path).split())
+
+
+def test_a_pod_template_keeps_fields_that_the_crd_does_not_list(shared: Kubectl) -> None:
+    complete = (FOLDER / "good" / "pool-complete.yaml").read_text()
+    spec = dry_run(shared, complete)["spec"]["worker"]["podTemplate"]["spec"]
+    assert spec == yaml.safe_load(complete)["spec"]["worker"]["podTemplate"]["spec"]
+
+
+def test_unknown_fields_are_dropped_where_the_client_does_not_ask_to_refuse_them(kubectl: Kubectl) -> None:
+    unknown = MODEL.replace("spec: {", "spec: {digest: x, ")
+    made = json.loads(kubectl("create", "--validate=false", "-o", "json", "-f", "-", stdin=unknown))
+    assert "digest" not in made["spec"]
