@@ -1,0 +1,130 @@
+"""Checks of texts: each case says which check refuses a text, None where all of them hold."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imagefleet_operator.api import Source
+from imagefleet_operator.api.checks import Check, pattern
+from imagefleet_operator.api.image_model import (
+    CLASS_NAME_CHECK,
+    DIGEST_CHECK,
+    SIZE_CHECK,
+    SIZE_STEP_CHECK,
+    SPDX_CHECK,
+    URI_CHECKS,
+)
+from imagefleet_operator.api.inference_pool import (
+    IMAGE_CHECK,
+    MODEL_REFERENCE_CHECK,
+    NATIVE_RESOURCE_CHECK,
+    POOL_MODEL_NAME_CHECK,
+    RESOURCE_CHECK,
+)
+
+
+def refused_by(checks: tuple[Check, ...], text: str) -> str | None:
+    """The beginning of the message of the first check that does not hold."""
+    return next((check.message for check in checks if not check.holds(text)), None)
+
+
+@pytest.mark.parametrize(
+    ("uri", "want"),
+    [
+        ("file:///models/shapes-1", None),
+        ("file:///models/shapes-1/", None),
+        ("file:///models/.hidden/..twice/...", None),
+        ("pvc://weights/a", None),
+        ("pvc://w.example-1/a/b@c+d=e,f~g", None),
+        ("", "uri must begin with"),
+        ("/models/shapes-1", "uri must begin with"),
+        ("hf://org/model", "uri must begin with"),
+        ("FILE:///models", "uri must begin with"),
+        ("file://models/a", "a file:// uri holds an absolute path"),
+        ("file:///", "a file:// uri holds an absolute path"),
+        ("file:////models", "a file:// uri holds an absolute path"),
+        ("pvc:///a", "a pvc:// uri holds the name"),
+        ("pvc://weights", "a pvc:// uri holds the name"),
+        ("pvc://weights/", "a pvc:// uri holds the name"),
+        ("pvc://-weights/a", "a pvc:// uri holds the name"),
+        ("pvc://weights//a", "a pvc:// uri holds the name"),
+        ("pvc://../a", "a pvc:// uri holds the name"),
+        ("file:///a/../b", "uri must not hold"),
+        ("file:///a/..", "uri must not hold"),
+        ("file:///a/./b", "uri must not hold"),
+        ("file:///a//b", "uri must not hold"),
+        ("pvc://weights/..", "uri must not hold"),
+        ("file:///a b", "uri may hold letters"),
+        ("file:///a\n", "uri may hold letters"),
+        ("file:///a%2e%2e", "uri may hold letters"),
+        ("file:///a?b", "uri may hold letters"),
+        ("file:///$(HOME)", "uri may hold letters"),
+        ("file:///é", "uri may hold letters"),
+    ],
+)
+def test_a_uri_names_one_folder_that_can_be_mounted(uri: str, want: str | None) -> None:
+    got = refused_by(URI_CHECKS, uri)
+    assert got is None if want is None else str(got).startswith(want)
+
+
+@given(st.from_regex(r"\A(file://|pvc://)[a-z./]{0,12}\Z"))
+def test_a_uri_that_passes_never_leads_out_of_its_folder(uri: str) -> None:
+    if refused_by(URI_CHECKS, uri) is None:
+        parts = Source(uri=uri).folder.split("/")
+        assert parts[0] == ""
+        assert not {"", ".", ".."} & set(parts[1:])
+
+
+@pytest.mark.parametrize(
+    ("check", "holding", "refused"),
+    [
+        (DIGEST_CHECK, ["sha256:" + "0a" * 32], ["", "0a" * 32, "sha256:" + "0A" * 32, "sha256:" + "0" * 63]),
+        (
+            CLASS_NAME_CHECK,
+            ["AutoPipelineForText2Image", "StableDiffusionXLPipeline", "_MyPipeline"],
+            ["", "Pipeline", "os.system", "FluxPipelin", "1Pipeline", "AutoPipelineForText2Image\n"],
+        ),
+        (
+            SIZE_CHECK,
+            ["64x64", "512x768", "16384x16384"],
+            ["", "512", "512X512", "0x512", "512x512x3", "-8x8", "8x8"],
+        ),
+        (SIZE_STEP_CHECK, ["64x64", "512x768", "not a size"], ["100x512", "512x513"]),
+        (
+            SPDX_CHECK,
+            [
+                "MIT",
+                "Apache-2.0",
+                "GPL-2.0+",
+                "MIT OR Apache-2.0",
+                "(MIT OR ISC) AND LicenseRef-a",
+                "a WITH b",
+            ],
+            ["", "free for all", "MIT OR", "MIT, ISC", "MIT or ISC"],
+        ),
+        (POOL_MODEL_NAME_CHECK, ["a", "sdxl:turbo_1.0", "SD-3.5"], ["", "a/b", "-a", "a-", "a b", "é"]),
+        (MODEL_REFERENCE_CHECK, ["a", "2nd-model", "sdxl-1-0"], ["", "a.b", "A", "-a", "a-", "a_b"]),
+        (
+            RESOURCE_CHECK,
+            ["nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "amd.com/gpu", "a/B_c"],
+            ["", "gpu", "cpu", "nvidia.com/", "/gpu", "NVIDIA.com/gpu", "nvidia.com/a/b"],
+        ),
+        (
+            NATIVE_RESOURCE_CHECK,
+            ["nvidia.com/gpu", "notkubernetes.io/gpu", "kubernetes.io.example/gpu"],
+            ["kubernetes.io/gpu", "node.kubernetes.io/gpu"],
+        ),
+        (IMAGE_CHECK, ["worker", "r.example:5000/a/b@sha256:0", "a/b:1"], ["", "my worker", "-a", "a$b"]),
+    ],
+    ids=["digest", "class", "size", "step", "spdx", "name", "model", "resource", "native", "image"],
+)
+def test_a_check_holds_of_what_it_should(check: Check, holding: list[str], refused: list[str]) -> None:
+    assert [text for text in holding if not check.holds(text)] == []
+    assert [text for text in refused if check.holds(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("prefix", "want_cel"),
+    [("", "self.matches('^(a|b)$')"), ("x://", "!self.startsWith('x://') || self.matches('^(a|b)$')")],
+)
+def test_a_pattern_is_matched_as_a_whole_by_the_api_server_too(prefix: str, want_cel: str) -> None:
+    assert pattern("a|b", "message", prefix=prefix).cel == want_cel
