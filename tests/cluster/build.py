@@ -27,7 +27,7 @@ GO_PYPI_VERSION = "1.26.8"
 GO_MINIMUM = (1, 26)
 
 # Packages compiled for the control plane, to show how far the first build is.
-CONTROL_PLANE_PACKAGES = 2130
+CONTROL_PLANE_PACKAGES = 2700
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ class Cluster:
         """Start one, or return the one that runs there already. `owned`: it dies with the calling thread."""
         cluster = cls(folder, owned=owned)
         if cluster.control_plane_alive():
+            cluster._check_mounts(image_mounts or {})
             cluster._revive_nodes()
         else:
             cluster.stop()
@@ -166,6 +167,8 @@ class Cluster:
         layout = self.layout
         if not layout.root.exists():
             return
+        if not layout.records.exists() and any(layout.root.iterdir()):
+            raise ValueError(f"{layout.root} is not the folder of a cluster")
         # Nodes first: they take their pods along, and nobody is left to start them again.
         processes.stop(self.node_processes(), grace=3)
         processes.stop(self._pod_records(), grace=0)
@@ -183,6 +186,12 @@ class Cluster:
         facts = {"server": server, "image_mounts": image_mounts}
         (layout.root / "cluster.json").write_text(json.dumps(facts))
         self._start_nodes("main", self._node_config(nodes, image_mounts))
+
+    def _check_mounts(self, wanted: Mapping[str, str]) -> None:
+        """Containers of a running cluster see what it was started with."""
+        missing = dict(wanted.items() - self._facts()["image_mounts"].items())
+        if missing:
+            raise ValueError(f"the cluster in {self.layout.root} runs without {missing}: end it first")
 
     def _revive_nodes(self) -> None:
         alive = {record.name for record in self.node_processes() if record.alive()}

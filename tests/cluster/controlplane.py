@@ -169,6 +169,7 @@ def _api_server_flags(layout: Layout, authority: Authority, etcd_port: int, port
         "allow-privileged": "true",
         "audit-policy-file": str(policy),
         "audit-log-path": str(layout.audit_log),
+        "audit-log-maxsize": "10000",  # MB: readers keep offsets, so it must not rotate
         "audit-log-mode": "blocking",  # an event is in the file when the caller has its answer
         # Tests measure their own controllers, not the server's fairness between them.
         "enable-priority-and-fairness": "false",

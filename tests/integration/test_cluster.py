@@ -165,11 +165,10 @@ class TestEnvironment:
 
     def test_a_container_without_a_command_says_why_it_waits(self, kubectl: Kubectl) -> None:
         apply(kubectl, pod("mute", {"name": "main", "image": "somebody/something"}))
-        waiting = wait_for(
-            lambda: "message" in str(main_status(kubectl, "mute")) and main_status(kubectl, "mute")
-        )
-        assert waiting["state"]["waiting"]["reason"] == "CreateContainerConfigError"
-        assert "has no command" in waiting["state"]["waiting"]["message"]
+        wait_for(lambda: "message" in str(main_status(kubectl, "mute")))
+        waiting = main_status(kubectl, "mute")["state"]["waiting"]
+        assert waiting["reason"] == "CreateContainerConfigError"
+        assert "has no command" in waiting["message"]
 
 
 class TestVolumes:

@@ -79,6 +79,9 @@ func report(e event) {
 func supervise(spec *Spec) int {
 	// The node's death is this machine's death, as far as its containers can tell.
 	dieWithParent()
+	if os.Getppid() != spec.Parent { // it died before that
+		return exitNotStarted
+	}
 	// Caught and dropped, not ignored: an ignored signal stays ignored in the container.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	command, errorPipe, err := secondStage(spec)

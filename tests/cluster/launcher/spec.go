@@ -5,9 +5,9 @@ type Spec struct {
 	Args       []string `json:"args"`
 	Env        []string `json:"env"`
 	WorkingDir string   `json:"workingDir"`
-	Log        string   `json:"log"`      // host path that gets standard output and error
-	Root       string   `json:"root"`     // empty host directory: the root file system is assembled over it
-	Hostname   string   `json:"hostname"` // only in the environment: the UTS namespace stays the host's
+	Log        string   `json:"log"`    // host path that gets standard output and error
+	Root       string   `json:"root"`   // empty host directory: the root file system is assembled over it
+	Parent     int      `json:"parent"` // process id of the node
 
 	Hidden []string `json:"hidden"` // directories replaced by an empty one that everybody may enter
 	Binds  []Bind   `json:"binds"`  // in this order: what the image needs of the host, then the volumes

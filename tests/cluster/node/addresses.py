@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import tempfile
-from pathlib import Path
-from typing import IO
+import socket
 
 FIRST, LAST = 1, 254
 
 
 class Addresses:
-    """Addresses 127.0.x.1 to 127.0.x.254, where x belongs to this process: it holds a lock on the file of
-    that number, in a folder that all clusters of the machine share. When one x is used up it takes another."""
+    """Addresses 127.0.x.1 to 127.0.x.254, where x belongs to this process. When one x is used up it takes
+    another.
+
+    A claim on x is an abstract socket of that name: all users of one loopback device see it, whoever they are,
+    and it is gone when its process is, however that ended.
+    """
 
     def __init__(self) -> None:
-        self._locks: list[IO[str]] = []
+        self._claims: list[socket.socket] = []
         self._free: list[str] = []
 
     def take(self) -> str:
         if not self._free:
-            self._lock_range()
+            self._claim()
         return self._free.pop(0)
 
     def give_back(self, address: str) -> None:
         # At the end: a peer that still connects to an old address should find nobody, not another pod.
         self._free.append(address)
 
-    def _lock_range(self) -> None:
-        folder = Path(tempfile.gettempdir(), f"imagefleet-loopback-{os.geteuid()}")
-        folder.mkdir(exist_ok=True)
+    def _claim(self) -> None:
         for number in range(FIRST, LAST + 1):
-            file = (folder / str(number)).open("w")
+            claim = socket.socket(socket.AF_UNIX)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                claim.bind(f"\0imagefleet-loopback-{number}")
             except OSError:
-                file.close()
+                claim.close()
                 continue
-            self._locks.append(file)
+            self._claims.append(claim)
             self._free.extend(f"127.0.{number}.{host}" for host in range(FIRST, LAST + 1))
             return
         raise RuntimeError("no free loopback range: 254 node processes run already")

@@ -19,6 +19,7 @@ from .env import PodFacts
 from .launch import PodContext
 from .pod import PodRunner
 
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 HOST_IP = "127.0.0.1"
 LEASE_SECONDS = 40
 HEARTBEAT_SECONDS = 10.0
@@ -67,7 +68,7 @@ class Agent:
         labels = {
             "kubernetes.io/hostname": name,
             "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": "amd64",
+            "kubernetes.io/arch": ARCHITECTURE,
             **self.spec.labels,
         }
         metadata = {"name": name, "labels": labels}
@@ -218,5 +219,5 @@ def _node_info(name: str) -> Object:
         "kubeletVersion": VERSION,
         "kubeProxyVersion": VERSION,
         "operatingSystem": "linux",
-        "architecture": "amd64",
+        "architecture": ARCHITECTURE,
     }

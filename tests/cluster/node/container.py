@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from . import launch, probes
-from .api import Object
+from .api import ApiError, Object
 from .clock import timestamp
 from .errors import ConfigError
 from .launch import PodContext
@@ -109,9 +111,8 @@ class Container:
         """None when the spec cannot be run now; the reason stands in `state`."""
         try:
             spec = await launch.prepare(self._pod, self.spec, self.state.restarts)
-        except ConfigError as error:
-            self._wait_for("CreateContainerConfigError", str(error))
-            await self._pod.event("Warning", "Failed", f"Error: {error}", self.spec["name"])
+        except (ConfigError, ApiError, aiohttp.ClientError, OSError) as error:
+            await self._misconfigured(str(error))
             return None
         self._launched = spec
         process = Process(self._pod.config.launcher, spec, self._pod.container_folder(self.spec["name"]))
@@ -129,6 +130,12 @@ class Container:
         self._cancel_tasks()
         self._ended(ended, started_at)
         return ended
+
+    async def _misconfigured(self, message: str) -> None:
+        known = self.state.state.get("waiting", {}).get("message")
+        self._wait_for("CreateContainerConfigError", message)
+        if message != known:
+            await self._pod.event("Warning", "Failed", f"Error: {message}", self.spec["name"])
 
     def _running(self, started_at: str) -> None:
         self.state.state = {"running": {"startedAt": started_at}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,6 +113,7 @@ async def prepare(pod: PodContext, container: Object, restarts: int) -> LaunchSp
         uid=who.uid,
         gid=who.gid,
         groups=who.groups,
+        parent=os.getpid(),
         capabilities=who.capabilities,
         noNewPrivileges=who.no_new_privileges,
         readOnlyRoot=who.read_only_root,

@@ -16,7 +16,7 @@ from . import status
 from .api import ApiError, Object
 from .clock import timestamp
 from .container import Container
-from .errors import MountError
+from .errors import ConfigError, MountError
 from .launch import PodContext
 from .volumes import Volumes
 
@@ -124,7 +124,7 @@ class PodRunner:
             try:
                 self._context.volumes = await self._volumes.make()
                 return
-            except (MountError, ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            except (MountError, ConfigError, ApiError, aiohttp.ClientError, OSError, TimeoutError) as error:
                 self._volumes.close()
                 if str(error) != told:
                     told = str(error)

@@ -33,6 +33,7 @@ class LaunchSpec:
     gid: int
     groups: list[int]
     capabilities: list[str]
+    parent: int
     noNewPrivileges: bool  # noqa: N815
     readOnlyRoot: bool  # noqa: N815
     hidden: list[str] = field(default_factory=list)

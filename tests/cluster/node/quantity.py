@@ -19,6 +19,10 @@ _SUFFIXES = {
     "Mi": Fraction(2**20),
     "Gi": Fraction(2**30),
     "Ti": Fraction(2**40),
+    "P": Fraction(10**15),
+    "E": Fraction(10**18),
+    "Pi": Fraction(2**50),
+    "Ei": Fraction(2**60),
 }
 
 

@@ -68,6 +68,9 @@ def file_owner(pod: Object) -> tuple[int | None, int | None]:
     if os.geteuid() != 0:
         return None, None
     containers = [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
-    users = {identity(pod, container).uid for container in containers}
     group = (pod["spec"].get("securityContext") or {}).get("fsGroup")
+    try:
+        users = {identity(pod, container).uid for container in containers}
+    except ConfigError:  # the container itself will tell
+        return None, group
     return (users.pop() if len(users) == 1 else None), group
