@@ -1,0 +1,58 @@
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imagefleet_runtime.worker.calibration import corrected, initial_rate, usable, work_units
+from imagefleet_runtime.worker.messages import Timing
+
+
+@pytest.mark.parametrize(
+    ("request_", "rate", "seconds"),
+    [
+        ((512, 512, 20, 1, 5.0), 0.011, 0.115),  # the worked example
+        ((512, 512, 20, 1, 1.0), 0.011, 0.0577),  # guidance of 1 is none
+        ((512, 512, 20, 3, 0.0), 0.011, 0.173),
+        ((1000, 1000, 1, 1, 0.0), 1.0, 1.0),
+    ],
+)
+def test_cost_is_megapixel_steps_times_rate(
+    request_: tuple[int, int, int, int, float], rate: float, seconds: float
+) -> None:
+    assert work_units(*request_) * rate == pytest.approx(seconds, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("timing", "units_per_step", "default_steps", "want"),
+    [
+        (Timing(0.5, 4, 0.3), 0.5, 20, 0.21),  # the worked example
+        (Timing(0.4, 4, 0.3), 0.5, 4, 0.2),  # no fixed cost: 0.1 s for each step
+        (Timing(0.3, 4, 0.3), 0.5, 4, 0.2),  # a fixed cost below zero counts as none
+        (Timing(0.5, 1, None), 0.5, 1, 1.0),  # one step only
+        (Timing(1.0, 4, None), 0.5, 20, 0.5),  # no steps reported: all of it scales
+        (Timing(0.0, 1, None), 0.5, 1, None),  # the clock gave nothing
+    ],
+)
+def test_the_first_rate_is_that_of_the_default_request(
+    timing: Timing, units_per_step: float, default_steps: int, want: float | None
+) -> None:
+    assert initial_rate(timing, units_per_step, default_steps) == (want and pytest.approx(want))
+
+
+def test_the_first_observation_is_the_rate() -> None:
+    assert corrected(None, 2.0, 4.0) == 0.5
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan, math.inf])
+def test_what_cannot_be_a_duration_is_no_opinion(seconds: float) -> None:
+    assert corrected(0.5, seconds, 1.0) == 0.5
+    assert usable(seconds) is None
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3))
+def test_a_wrong_rate_is_within_a_fifth_of_the_change_after_five_requests(wrong: float, right: float) -> None:
+    rate: float | None = wrong
+    for _ in range(5):
+        rate = corrected(rate, right * 2.0, 2.0)
+    assert rate is not None
+    assert abs(rate - right) <= 0.2 * abs(wrong - right) + 1e-9
