@@ -76,11 +76,15 @@ def server_config(app: App, settings: Settings) -> uvicorn.Config:
     )
 
 
+def server(config: uvicorn.Config) -> uvicorn.Server:
+    return _Server(config)
+
+
 async def serve(settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT, then drain it."""
     tokens = Tokens(read_key(settings.caller_key_file))
     gateway = Gateway(settings, tokens, lambda line: os.write(1, line))
-    server = _Server(server_config(gateway.app, settings))
+    http = server(server_config(gateway.app, settings))
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -93,9 +97,9 @@ async def serve(settings: Settings) -> None:
         running = [tasks.create_task(watch.run()) for watch in watches]
         for source, watch in zip(SOURCES, watches, strict=True):
             gateway.metrics.watch_age(source.kind, watch.age)
-        serving = tasks.create_task(server.serve())
+        serving = tasks.create_task(http.serve())
         await stopping.wait()
-        await drain(server, gateway.app, settings)
+        await drain(http, gateway.app, settings)
         await serving
         for task in running:
             task.cancel()

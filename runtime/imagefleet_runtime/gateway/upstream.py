@@ -14,9 +14,10 @@ import httptools
 # A worker that does not accept within this time is as good as gone (seconds).
 CONNECT_SECONDS = 5.0
 # A worker may close an idle connection at the moment a request is sent on it. Then the connection breaks at
-# once, without a byte of reply, and the request is sent again on a fresh one. A break that comes later is the
-# worker's death.
-STALE_SECONDS = 1.0
+# once, without a byte of reply, after it was idle for a while; the request is sent again on a fresh one. Any
+# other break is the worker's death (seconds).
+STALE_IDLE_SECONDS = 1.0
+STALE_BREAK_SECONDS = 1.0
 
 
 class ConnectionBrokenError(Exception):
@@ -40,6 +41,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.closed = False
+        self.idle_since = 0.0
         self.transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[Reply] | None = None
         self._parser: httptools.HttpResponseParser | None = None
@@ -148,7 +150,8 @@ class Upstream:
             try:
                 reply = await connection.request(message)
             except ConnectionBrokenError:
-                if connection.answered or loop.time() - start > STALE_SECONDS:
+                was_idle = start - connection.idle_since > STALE_IDLE_SECONDS
+                if connection.answered or not was_idle or loop.time() - start > STALE_BREAK_SECONDS:
                     raise
                 break
             return self._keep(host, port, connection, reply)
@@ -172,6 +175,7 @@ class Upstream:
             idle = self._idle[host, port]
             if idle and idle[0].closed:
                 idle[:] = [other for other in idle if not other.closed]
+            connection.idle_since = asyncio.get_running_loop().time()
             idle.append(connection)
         return reply
 

@@ -10,7 +10,7 @@ import aiohttp
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from imagefleet_runtime.gateway.fleet import ObjectKey, View
-from imagefleet_runtime.gateway.main import _Server, server_config
+from imagefleet_runtime.gateway.main import server, server_config
 from imagefleet_runtime.gateway.resources import ModelView, PoolModel, PoolView, Worker
 from imagefleet_runtime.gateway.service import Gateway
 from imagefleet_runtime.gateway.settings import Settings, read_settings
@@ -56,9 +56,8 @@ def make_pool(
     """A pool; `offers` maps each name that callers use to its traffic."""
     offers = offers or {"shapes": {"shapes-1": 100.0}}
     models = tuple(PoolModel(offer, tuple(traffic.items())) for offer, traffic in offers.items())
-    return PoolView(
-        **{"namespace": "art", "name": name, "created": 1_700_000_000, "models": models} | overrides
-    )
+    fields: dict[str, Any] = {"namespace": "art", "name": name, "created": 1_700_000_000, "models": models}
+    return PoolView(**fields | overrides)
 
 
 def make_settings(**env: str) -> Settings:
@@ -148,7 +147,7 @@ class Harness:
     def __init__(self, settings: Settings) -> None:
         self.log: list[dict[str, Any]] = []
         self.gateway = Gateway(settings, Tokens(KEY), lambda line: self.log.append(json.loads(line)))
-        self.server = _Server(server_config(self.gateway.app, settings))
+        self.server = server(server_config(self.gateway.app, settings))
         self.url = ""
         self.session: aiohttp.ClientSession
 
