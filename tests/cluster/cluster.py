@@ -158,7 +158,8 @@ class Cluster:
         """Until pods can be created and run."""
         names = [f"node/{spec.name}" for config in self._node_configs() for spec in config.nodes]
         limit = f"--timeout={seconds:.0f}s"
-        self.kubectl("wait", "--for=create", *names, limit)
+        for name in names:  # of several names, kubectl does not wait for those that are missing
+            self.kubectl("wait", "--for=create", name, limit)
         self.kubectl("wait", "--for=condition=Ready", *names, limit)
         self.kubectl("wait", "--for=create", "serviceaccount/default", limit, namespace="default")
 
