@@ -1,5 +1,6 @@
 """Values and fakes for the gateway's tests. Defaults are ready to serve; a test names what it is about."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -139,6 +140,12 @@ class FakeWorker:
 
 def views(*items: View) -> dict[ObjectKey, View]:
     return {(item.namespace, item.pod if isinstance(item, Worker) else item.name): item for item in items}
+
+
+async def until(check: Callable[[], object]) -> None:
+    """Let the event loop turn until the check holds; the test's own timeout bounds it."""
+    while not check():  # noqa: ASYNC110  # what is waited for has no event of its own
+        await asyncio.sleep(0.001)
 
 
 class Harness:

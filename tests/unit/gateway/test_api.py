@@ -9,7 +9,15 @@ import openai
 import pytest
 from imagefleet_runtime.gateway.main import drain
 
-from tests.unit.gateway.builders import FakeWorker, Harness, make_model, make_pool, make_settings, make_worker
+from tests.unit.gateway.builders import (
+    FakeWorker,
+    Harness,
+    make_model,
+    make_pool,
+    make_settings,
+    make_worker,
+    until,
+)
 
 GENERATIONS = "/v1/images/generations"
 JSON = {"content-type": "application/json"}
@@ -156,8 +164,7 @@ async def test_the_openai_client_comes_back_after_retry_after(impatient: Harness
         request = asyncio.create_task(
             caller.with_options(max_retries=2).images.generate(prompt="a", model="shapes")
         )
-        while not impatient.log:
-            await asyncio.sleep(0.01)
+        await until(lambda: impatient.log)
         impatient.set_fleet(worker.view())
         images = await request
     assert images.data is not None
@@ -168,11 +175,9 @@ async def test_a_draining_gateway_finishes_what_it_has(gateway: Harness) -> None
     settings = make_settings(IMAGEFLEET_GRACE_SECONDS="60")
     gateway.set_fleet()
     request = asyncio.create_task(gateway.post({"prompt": "a"}))
-    while not len(gateway.gateway.hold):
-        await asyncio.sleep(0)
+    await until(lambda: len(gateway.gateway.hold))
     draining = asyncio.create_task(drain(gateway.server, gateway.gateway.app, settings))
-    while not gateway.gateway.app.draining:
-        await asyncio.sleep(0)
+    await until(lambda: gateway.gateway.app.draining)
     assert await gateway.get("/readyz") == (503, "draining\n")
     assert not gateway.server.should_exit
     async with FakeWorker().serving() as worker:
@@ -187,8 +192,7 @@ async def test_a_draining_gateway_does_not_wait_longer_than_its_grace(gateway: H
     settings = make_settings(IMAGEFLEET_GRACE_SECONDS="0")
     gateway.set_fleet(pools=(make_pool(),))
     request = asyncio.create_task(gateway.post({"prompt": "a"}))
-    while not len(gateway.gateway.hold):
-        await asyncio.sleep(0)
+    await until(lambda: len(gateway.gateway.hold))
     await drain(gateway.server, gateway.gateway.app, settings)
     assert gateway.server.should_exit
     request.cancel()

@@ -3,11 +3,7 @@ import asyncio
 import pytest
 from imagefleet_runtime.gateway.hold import Hold, HoldFullError
 
-
-async def held(hold: Hold, count: int) -> None:
-    """Returns when `count` requests wait."""
-    while len(hold) != count:
-        await asyncio.sleep(0)
+from tests.unit.gateway.builders import until
 
 
 async def test_waits_end_when_a_change_serves_them_in_the_order_they_came() -> None:
@@ -18,7 +14,7 @@ async def test_waits_end_when_a_change_serves_them_in_the_order_they_came() -> N
         order.append(number)
 
     requests = [asyncio.create_task(request(number)) for number in range(5)]
-    await held(hold, 5)
+    await until(lambda: len(hold) == 5)
     hold.changed()
     assert len(hold) == 5
     open_gate = True
@@ -32,12 +28,12 @@ async def test_only_those_that_are_served_wake() -> None:
     hold = Hold(10)
     mine = asyncio.create_task(hold.wait(lambda: True, 60))
     other = asyncio.create_task(hold.wait(lambda: False, 60))
-    await held(hold, 2)
+    await until(lambda: len(hold) == 2)
     hold.changed()
     assert await mine
     assert len(hold) == 1
     other.cancel()
-    await held(hold, 0)
+    await until(lambda: len(hold) == 0)
 
 
 async def test_a_wait_has_an_end() -> None:

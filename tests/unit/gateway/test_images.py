@@ -111,9 +111,14 @@ def test_refuses(fields: Any, want_code: str, want_param: str | None) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_refused_in_words_or_are_a_request(body: bytes) -> None:
+    error: ApiError | None = None
     try:
-        images.decode(body)
-    except ApiError as error:
+        request = images.decode(body)
+    except ApiError as refusal:
+        error = refusal
+    if error is None:
+        assert request.prompt
+    else:
         assert error.status == 400
         assert json.loads(error.body())["error"]["message"]
 

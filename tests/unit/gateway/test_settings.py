@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -62,7 +64,7 @@ def test_a_token_is_used_until_a_minute_before_its_end() -> None:
     assert tokens.bearer("art", "thumbs") != first
 
 
-def test_reads_a_key(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_reads_a_key(tmp_path: Path) -> None:
     path = tmp_path / "caller.pem"
     path.write_bytes(PEM)
     assert read_key(str(path)).public_key() == KEY.public_key()
@@ -76,7 +78,7 @@ ELLIPTIC = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, Private
     [(b"secret-stuff", "not an unencrypted PEM"), (ELLIPTIC, "not an Ed25519 key"), (None, "No such file")],
     ids=["not a key", "another kind of key", "no file"],
 )
-def test_refuses_a_key_without_showing_it(tmp_path, content: bytes | None, want: str) -> None:  # type: ignore[no-untyped-def]
+def test_refuses_a_key_without_showing_it(tmp_path: Path, content: bytes | None, want: str) -> None:
     path = tmp_path / "caller.pem"
     if content is not None:
         path.write_bytes(content)

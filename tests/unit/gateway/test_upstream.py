@@ -1,0 +1,135 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from imagefleet_runtime.gateway import upstream
+from imagefleet_runtime.gateway.upstream import ConnectionBrokenError, Reply, Upstream
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Peer:
+    """A server that sends one scripted answer per request it reads; None closes the connection instead."""
+
+    def __init__(self, *answers: bytes | None, close_after: bool = False) -> None:
+        self.close_after = close_after
+        self.answers = list(answers)
+        self.connections = 0
+        self.port = 0
+
+    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                answer = self.answers.pop(0)
+                if answer is None:
+                    break
+                writer.write(answer)
+                if self.close_after:
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator["Peer"]:
+        server = await asyncio.start_server(self._talk, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+
+
+async def ask(client: Upstream, peer: Peer) -> Reply:
+    return await client.get("127.0.0.1", peer.port, b"/", b"Bearer t")
+
+
+REPLIES: dict[str, bytes] = {
+    "a length": OK,
+    "chunks": b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n",
+    "a hundred first": b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+}
+
+
+@pytest.mark.parametrize("answer", REPLIES.values(), ids=REPLIES.keys())
+async def test_a_reply_with(answer: bytes) -> None:
+    client = Upstream()
+    async with Peer(answer).serving() as peer:
+        reply = await ask(client, peer)
+        client.close()
+    assert (reply.status, reply.body) == (200, b"ok")
+
+
+async def test_header_names_are_in_lower_case() -> None:
+    client = Upstream()
+    async with Peer(b"HTTP/1.1 200 OK\r\nX-Rate: 3\r\nContent-Length: 0\r\n\r\n").serving() as peer:
+        reply = await ask(client, peer)
+        client.close()
+    assert (reply.header(b"x-rate"), reply.header(b"x-none"), reply.body) == ("3", None, b"")
+
+
+BROKEN: dict[str, bytes | None] = {
+    "nothing": None,
+    "half a head": b"HTTP/1.1 200 OK\r\ncontent-le",
+    "half a body": b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nok",
+    "not HTTP": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
+async def test_a_connection_breaks_after(answer: bytes | None) -> None:
+    client = Upstream()
+    async with Peer(answer, close_after=True).serving() as peer:
+        with pytest.raises(ConnectionBrokenError):
+            await ask(client, peer)
+
+
+async def test_connections_are_kept_unless_the_worker_says_close() -> None:
+    client = Upstream()
+    closing = OK.replace(b"content-length", b"connection: close\r\ncontent-length")
+    async with Peer(OK, OK, closing, OK).serving() as peer:
+        for _ in range(4):
+            await ask(client, peer)
+        client.close()
+    assert peer.connections == 2
+
+
+async def test_a_kept_connection_that_closed_after_a_while_is_no_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upstream, "STALE_IDLE_SECONDS", -1.0)
+    client = Upstream()
+    async with Peer(OK, None, OK).serving() as peer:
+        await ask(client, peer)
+        assert (await ask(client, peer)).body == b"ok"
+        client.close()
+    assert peer.connections == 2
+
+
+async def test_a_connection_in_use_that_closes_is_a_loss() -> None:
+    client = Upstream()
+    async with Peer(OK, None, OK).serving() as peer:
+        await ask(client, peer)
+        with pytest.raises(ConnectionBrokenError):
+            await ask(client, peer)
+        client.close()
+
+
+async def test_nobody_listens() -> None:
+    async with Peer().serving() as peer:
+        pass
+    with pytest.raises(ConnectionBrokenError):
+        await ask(Upstream(), peer)
+
+
+async def test_connections_to_addresses_that_are_gone_are_closed() -> None:
+    client = Upstream()
+    async with Peer(OK, OK).serving() as peer:
+        await ask(client, peer)
+        client.forget(keep=set())
+        await ask(client, peer)
+        client.close()
+    assert peer.connections == 2
