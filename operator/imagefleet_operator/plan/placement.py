@@ -6,15 +6,17 @@ that comes or goes moves nothing elsewhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 USABLE = 0.9
 """Of a worker's memory; the rest is left to activations' peaks and fragmentation."""
 BYTES_TO_MEMORY = 1.3
 """Memory of a loaded model over the size of its files, where neither spec nor measurement says it: text
 encoders and schedulers keep buffers, and activations of one picture come on top."""
-SEARCH_STEPS = 5_000
+SEARCH_STEPS = 1_000
 """Upper bound of the exact search after the greedy one failed; keeps a pass in the milliseconds."""
+SETTLING_ROUNDS = 4
+"""A placement is arranged again on top of itself until that changes nothing, so that the next pass moves nothing."""
 SEARCH_COPIES = 100
 """Copies that the search, which recurses once for each, is tried for at most."""
 
@@ -101,17 +103,27 @@ def place(needs: Sequence[Need], slots: Iterable[Slot]) -> Placement:
     (equal copies, named first).
     """
     workers = sorted(slots, key=lambda s: s.name)
-    by_name = {n.model: n for n in needs}
-    room = _required(by_name, workers)
-    for first_copy in (n.model for n in needs if room.copies(n.model) == 0):
-        _put_on_emptiest(room, first_copy, {s.name for s in workers if first_copy in s.pinned})
-    _keep(room, workers)
-    _fill(room, [n.model for n in needs])
+    room = _arrange(needs, workers)
+    for _ in range(SETTLING_ROUNDS):
+        settled = _arrange(needs, [replace(s, pinned=frozenset(room.pinned[s.name])) for s in workers])
+        if settled.pinned == room.pinned:
+            break
+        room = settled
     short = {n.model: n.min_resident - room.copies(n.model) for n in needs}
     return Placement(
         pinned={name: frozenset(models) for name, models in room.pinned.items()},
         short={model: lacking for model, lacking in short.items() if lacking > 0},
     )
+
+
+def _arrange(needs: Sequence[Need], workers: Sequence[Slot]) -> _Room:
+    """One round. Which of a model's copies counts as the wanted one can change with what is pinned after it."""
+    room = _required({n.model: n for n in needs}, workers)
+    for first_copy in (n.model for n in needs if room.copies(n.model) == 0):
+        _put_on_emptiest(room, first_copy, {s.name for s in workers if first_copy in s.pinned})
+    _keep(room, workers)
+    _fill(room, [n.model for n in needs])
+    return room
 
 
 def _empty(needs: Mapping[str, Need], workers: Sequence[Slot]) -> _Room:
@@ -132,7 +144,9 @@ def _required(needs: Mapping[str, Need], workers: Sequence[Slot]) -> _Room:
         return fresh
     searched = _empty(needs, workers)
     missing = _missing(searched, len(workers))
-    if len(missing) <= SEARCH_COPIES and _search(searched, missing, 0, [SEARCH_STEPS]):
+    wanted = sum(needs[model].memory_bytes for model in missing)
+    possible = wanted <= sum(searched.free.values()) and len(missing) <= SEARCH_COPIES
+    if possible and _search(searched, missing, 0, [SEARCH_STEPS]):
         return searched
     return room
 

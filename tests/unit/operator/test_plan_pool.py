@@ -1,0 +1,291 @@
+"""The plan of a pool: what is done for it, and what is said of it."""
+
+from dataclasses import replace
+
+import pytest
+from imagefleet_operator.plan.conditions import REASONS, find, timestamp
+from imagefleet_operator.plan.policy import Annotate, Put, policy_hash
+from imagefleet_operator.plan.pool import POLL_SETTLED, POLL_UNSETTLED, PoolPlan, WorkerPlan, plan_pool
+from imagefleet_operator.plan.types import Device, PoolModel, PoolObserved, Refusal, Trouble, Worker
+
+from tests.unit.operator.make import (
+    DIGEST,
+    GIB,
+    NOW,
+    deployment,
+    holding,
+    model,
+    observed,
+    pod,
+    pool,
+    report,
+    worker,
+)
+
+SHAPES = {
+    "model": "shapes-1",
+    "path": "/models/shapes-1",
+    "digest": DIGEST,
+    "pinned": True,
+    "pipeline": {"dtype": "auto"},
+    "defaults": {},
+    "limits": {},
+    "memoryBytes": int(GIB * 1.3),
+}
+SETTLED = Worker(
+    pod(placement='{"shapes-1":{"pinned":true}}'), report(holding("shapes-1")), None, policy_hash([SHAPES])
+)
+
+
+def condition(kind: str, status: str, reason: str, message: str) -> dict[str, object]:
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": 1,
+        "lastTransitionTime": timestamp(NOW),
+    }
+
+
+def test_a_new_worker_is_given_its_models_and_the_whole_status_says_so() -> None:
+    fresh = worker("a")
+    assert plan_pool(observed(fresh), NOW) == PoolPlan(
+        workers=(
+            WorkerPlan(
+                fresh, (Put((SHAPES,), policy_hash([SHAPES])), Annotate('{"shapes-1":{"pinned":true}}'))
+            ),
+        ),
+        status={
+            "observedGeneration": 1,
+            "replicas": 1,
+            "readyReplicas": 1,
+            "selector": "imagefleet.dev/pool=thumbs,app.kubernetes.io/name=imagefleet-worker",
+            "models": [
+                {
+                    "name": "shapes-1",
+                    "stable": "shapes-1",
+                    "traffic": [{"model": "shapes-1", "percent": 100}],
+                    "resident": 0,
+                    "ready": False,
+                }
+            ],
+            "conditions": [
+                condition("Ready", "False", "ModelLoading", "Loading shapes-1 (0 of 1)."),
+                condition("WorkersReady", "True", "WorkersReady", "1 of 1 workers are ready."),
+                condition("ModelsPlaced", "False", "ModelLoading", "Loading shapes-1 (0 of 1)."),
+                condition("Reconciling", "True", "Progressing", "Loading shapes-1 (0 of 1)."),
+            ],
+        },
+        poll_seconds={"a": POLL_UNSETTLED},
+    )
+
+
+def test_a_settled_pool_is_ready_and_nothing_is_done() -> None:
+    plan = plan_pool(observed(SETTLED), NOW)
+    assert plan.workers == ()
+    assert plan.poll_seconds == {"a": POLL_SETTLED}
+    assert plan.status["models"][0]["ready"] is True
+    assert [(c["type"], c["status"]) for c in plan.status["conditions"]] == [
+        ("Ready", "True"),
+        ("WorkersReady", "True"),
+        ("ModelsPlaced", "True"),
+    ]
+
+
+def test_the_same_observation_later_gives_the_same_status() -> None:
+    first = plan_pool(observed(SETTLED), NOW).status
+    again = observed(SETTLED, pool=replace(pool(), status=first))
+    assert plan_pool(again, NOW + 3600).status == first
+
+
+TROUBLED = Worker(pod(ready=False, trouble=Trouble("WorkersUnschedulable", "0/3 nodes are available.")))
+CRASHING = Worker(pod("b", ready=False, trouble=Trouble("WorkersCrashing", "worker ended with exit code 1")))
+TWO_NAMES = pool(models=(PoolModel("x", "shapes-1"), PoolModel("y", "shapes-2")))
+ON_DEMAND = pool(models=(PoolModel("x", "shapes-1", 0),))
+
+
+@pytest.mark.parametrize(
+    ("seen", "want"),
+    [
+        pytest.param(observed(deployment=None), "WorkersReady=False WorkersStarting", id="no deployment yet"),
+        pytest.param(observed(TROUBLED), "WorkersReady=False WorkersUnschedulable", id="no node"),
+        pytest.param(
+            observed(TROUBLED, CRASHING), "WorkersReady=False WorkersCrashing", id="crashing is told first"
+        ),
+        pytest.param(
+            observed(deployment=deployment(0, stalled="no progress")),
+            "WorkersReady=False ProgressDeadlineExceeded",
+            id="no progress",
+        ),
+        pytest.param(
+            observed(deployment=deployment(0, stalled="no progress")),
+            "Stalled=True ProgressDeadlineExceeded",
+            id="no progress is a stall",
+        ),
+        pytest.param(
+            observed(deployment=deployment(0, rejected="exceeded quota")),
+            "WorkersReady=False WorkersRejected",
+            id="the pods are refused",
+        ),
+        pytest.param(
+            observed(SETTLED, deployment=deployment(current=False)),
+            "WorkersReady=False WorkersStarting",
+            id="the deployment's status is old",
+        ),
+        pytest.param(
+            observed(SETTLED, deployment=deployment(updated=0)),
+            "WorkersReady=False WorkersStarting",
+            id="workers are being replaced",
+        ),
+        pytest.param(
+            observed(replace(SETTLED, silent_since=NOW - 31)),
+            "WorkersReady=False WorkersUnreachable",
+            id="a worker does not answer",
+        ),
+        pytest.param(
+            observed(replace(SETTLED, silent_since=NOW - 5)),
+            "WorkersReady=True WorkersReady",
+            id="silent for a moment",
+        ),
+        pytest.param(
+            observed(pool=pool(replicas=0)), "Ready=True ScaledToZero", id="zero on purpose is ready"
+        ),
+        pytest.param(
+            observed(pool=pool(replicas=0)), "ModelsPlaced=False ScaledToZero", id="zero holds no model"
+        ),
+        pytest.param(
+            observed(SETTLED, models={"shapes-1": None}),
+            "ModelsPlaced=False ModelNotFound",
+            id="no such model",
+        ),
+        pytest.param(
+            observed(SETTLED, models={"shapes-1": model(ready=False)}),
+            "ModelsPlaced=False ModelNotReady",
+            id="not verified",
+        ),
+        pytest.param(
+            observed(SETTLED, models={"shapes-1": replace(model(), deleting=True)}),
+            "ModelsPlaced=False ModelNotReady",
+            id="being deleted",
+        ),
+        pytest.param(observed(TROUBLED), "ModelsPlaced=False NoWorkers", id="no worker"),
+        pytest.param(
+            observed(
+                worker("a", holding("shapes-1", "Failed", reason="LoadFailed", message="out of memory"))
+            ),
+            "ModelsPlaced=False ModelLoadFailed",
+            id="the load failed",
+        ),
+        pytest.param(
+            observed(worker(), models={"shapes-1": model(size=80 * GIB)}),
+            "ModelsPlaced=False ModelDoesNotFit",
+            id="too large",
+        ),
+        pytest.param(
+            observed(worker(), pool=ON_DEMAND, models={"shapes-1": model(size=80 * GIB)}),
+            "ModelsPlaced=True ModelsPlaced",
+            id="on demand needs no copy",
+        ),
+        pytest.param(
+            observed(refusals=(Refusal("ChildNotOwned", "Service x"),)),
+            "Stalled=True ChildNotOwned",
+            id="not ours",
+        ),
+        pytest.param(
+            observed(SETTLED, refusals=(Refusal("ChildRejected", "no"),)),
+            "Ready=False ChildRejected",
+            id="refused",
+        ),
+        pytest.param(
+            observed(pool=replace(pool(), spec=None, error="spec.models: too few"), models={}),
+            "Stalled=True SpecInvalid",
+            id="the spec cannot be read",
+        ),
+    ],
+)
+def test_conditions_of_a_pool(seen: PoolObserved, want: str) -> None:
+    kind, _, rest = want.partition("=")
+    found = find(plan_pool(seen, NOW).status, kind)
+    assert found is not None
+    assert f"{found['status']} {found['reason']}" == rest
+    assert found["reason"] in REASONS
+    assert found["message"]
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [observed(TROUBLED), observed(SETTLED), observed(refusals=(Refusal("ChildRejected", "no"),))],
+    ids=["in progress", "ready", "stalled"],
+)
+def test_exactly_one_of_ready_reconciling_and_stalled_holds(seen: PoolObserved) -> None:
+    status = plan_pool(seen, NOW).status
+    held = [c["type"] for c in status["conditions"] if c["status"] == "True"]
+    assert len({"Ready", "Reconciling", "Stalled"} & set(held)) == 1
+
+
+def test_a_missing_model_leaves_the_others_served() -> None:
+    seen = observed(SETTLED, pool=TWO_NAMES, models={"shapes-2": None})
+    status = plan_pool(seen, NOW).status
+    assert [(m["name"], m["ready"]) for m in status["models"]] == [("x", True), ("y", False)]
+    assert plan_pool(seen, NOW).workers == ()
+
+
+def test_only_verified_models_are_named_to_a_worker() -> None:
+    plan = plan_pool(
+        observed(worker(), pool=TWO_NAMES, models={"shapes-2": model("shapes-2", ready=False)}), NOW
+    )
+    put = plan.workers[0].steps[0]
+    assert isinstance(put, Put)
+    assert [entry["model"] for entry in put.policy] == ["shapes-1"]
+
+
+def test_a_silent_worker_is_left_alone_and_keeps_what_it_held() -> None:
+    plan = plan_pool(observed(replace(worker("a", holding("shapes-1")), silent_since=NOW - 60)), NOW)
+    assert plan.workers == ()
+    assert plan.status["models"][0]["resident"] == 1
+    assert plan.poll_seconds == {"a": POLL_UNSETTLED}
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [
+        replace(SETTLED, pod=pod(ready=False)),
+        replace(SETTLED, pod=pod(deleting=True)),
+        replace(SETTLED, report=report(holding("shapes-1"), draining=True)),
+        replace(SETTLED, report=None),
+    ],
+    ids=["not ready", "deleting", "draining", "never heard of"],
+)
+def test_a_worker_that_cannot_serve_is_given_nothing(gone: Worker) -> None:
+    plan = plan_pool(observed(gone), NOW)
+    assert plan.workers == ()
+    assert plan.status["models"][0]["resident"] == 0
+
+
+def test_measured_memory_goes_before_the_size_of_the_files() -> None:
+    measured = model(performance=[{"accelerator": "cpu", "memory": "7Gi", "loadSeconds": 1.5}])
+    plan = plan_pool(observed(worker(), models={"shapes-1": measured}), NOW)
+    put = plan.workers[0].steps[0]
+    assert isinstance(put, Put)
+    assert (put.policy[0]["memoryBytes"], put.policy[0]["loadSeconds"]) == (7 * GIB, 1.5)
+
+
+def test_accelerators_are_summed_up() -> None:
+    one = Device("NVIDIA-H200", 0.61, 40 * GIB, 80 * GIB, 61, 412)
+    two = Device("NVIDIA-H200", 0.2, 10 * GIB, 80 * GIB, None, 100)
+    seen = observed(replace(SETTLED, report=report(holding("shapes-1"), devices=(one, two))))
+    assert plan_pool(seen, NOW).status["accelerator"] == {
+        "name": "NVIDIA-H200",
+        "count": 2,
+        "utilization": 0.4,
+        "memoryUsedBytes": 53700000000,
+        "memoryTotalBytes": 160 * GIB,
+        "temperatureCelsius": 60,
+        "powerWatts": 510,
+    }
+
+
+def test_what_no_device_measures_is_absent() -> None:
+    seen = observed(replace(SETTLED, report=report(holding("shapes-1"), devices=(Device("MIG"),))))
+    assert plan_pool(seen, NOW).status["accelerator"] == {"name": "MIG", "count": 1}

@@ -1,0 +1,105 @@
+"""What a worker is told, and in which order."""
+
+from dataclasses import replace
+
+import pytest
+from imagefleet_operator.plan.policy import (
+    Annotate,
+    Put,
+    accelerator,
+    annotated,
+    placement_text,
+    policy_entry,
+    policy_hash,
+    steps,
+)
+from imagefleet_operator.plan.types import Device, Json, Worker
+
+from tests.unit.operator.make import DIGEST, holding, model, pod, report
+
+
+def entry(name: str, *, pinned: bool = True) -> Json:
+    return policy_entry(model(name), pinned=pinned, memory_bytes=1, speed={})
+
+
+A, B = entry("a"), entry("b")
+ON_A = '{"a":{"pinned":true}}'
+ON_B = '{"b":{"pinned":true}}'
+ON_BOTH = '{"a":{"pinned":true},"b":{"pinned":true}}'
+
+
+def holds(names: str, shown: str, told: tuple[Json, ...] | None) -> Worker:
+    models = [holding(name) for name in names]
+    return Worker(pod(placement=shown), report(*models), None, None if told is None else policy_hash(told))
+
+
+@pytest.mark.parametrize(
+    ("worker", "policy", "want"),
+    [
+        pytest.param(holds("a", ON_A, (A,)), (A,), [], id="all is well"),
+        pytest.param(holds("", "", None), (A,), ["put a", ON_A], id="added: the worker first"),
+        pytest.param(holds("ab", ON_BOTH, (A, B)), (A,), [ON_A, "put a"], id="removed: the annotation first"),
+        pytest.param(holds("a", ON_A, (A,)), (B,), ["{}", "put b", ON_B], id="exchanged: both"),
+        pytest.param(
+            holds("a", ON_A, None), (A,), ["put a"], id="after a restart of the operator it is told again"
+        ),
+        pytest.param(
+            holds("", ON_A, (A,)), (A,), ["put a"], id="after a restart of the worker it is told again"
+        ),
+        pytest.param(holds("a", "", (A,)), (A,), [ON_A], id="the annotation was lost"),
+        pytest.param(holds("a", "no json", (A,)), (A,), [ON_A], id="the annotation was spoilt"),
+        pytest.param(
+            holds("a", ON_A, (A,)),
+            (entry("a", pinned=False),),
+            ["put a", '{"a":{"pinned":false}}'],
+            id="no longer pinned",
+        ),
+    ],
+)
+def test_steps(worker: Worker, policy: tuple[Json, ...], want: list[str]) -> None:
+    told = []
+    for step in steps(worker, policy):
+        told.append(
+            step.placement
+            if isinstance(step, Annotate)
+            else "put " + "".join(e["model"] for e in step.policy)
+        )
+    assert told == want
+
+
+def test_changed_limits_are_told_and_measured_speeds_are_not() -> None:
+    worker = holds("a", ON_A, (A,))
+    limits, speed = {**A, "limits": {"maxSteps": 3}}, {**A, "loadSeconds": 2.0}
+    assert steps(worker, (limits,)) == (Put((limits,), policy_hash((limits,))),)
+    assert steps(worker, (speed,)) == ()
+
+
+def test_an_entry_carries_the_verified_digest_and_what_was_measured() -> None:
+    made = policy_entry(
+        model("a"),
+        pinned=True,
+        memory_bytes=5,
+        speed={"accelerator": "cpu", "loadSeconds": 1.7, "memory": "1Gi"},
+    )
+    assert made == {
+        "model": "a",
+        "path": "/models/a",
+        "digest": DIGEST,
+        "pinned": True,
+        "pipeline": {"dtype": "auto"},
+        "defaults": {},
+        "limits": {},
+        "memoryBytes": 5,
+        "loadSeconds": 1.7,
+    }
+
+
+def test_annotations_read_back_as_they_were_written() -> None:
+    placement = {"b": True, "a": False}
+    assert annotated(placement_text(placement)) == placement
+    assert annotated("[]") == annotated("") == annotated('{"a": 1}') == {}
+
+
+def test_the_accelerator_is_the_first_devices_or_the_cpu() -> None:
+    assert accelerator(report()) == "cpu"
+    assert accelerator(replace(report(), devices=(Device("NVIDIA-H200"),))) == "NVIDIA-H200"

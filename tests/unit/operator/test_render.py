@@ -1,0 +1,250 @@
+"""Child objects: the restricted Pod Security level field by field, what is asked for, and the pod template's merge."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from imagefleet_operator.plan.workers import VerifySpec, WorkersSpec, verify_spec, workers_spec
+from imagefleet_operator.render import HASH_ANNOTATION, hash_of, pool_children, verify_job
+from imagefleet_operator.render.merge import merge_pod_template
+
+from tests.unit.operator.make import model, observed, pool
+
+SPEC = WorkersSpec("ns", "thumbs", "uid", "img:1", 2, "nvidia.com/gpu", 1, {}, 300, (), {})
+JOB = VerifySpec("ns", "shapes-1", "uid", "img:1", ("verify", "--uri", "pvc://w/a"), ("w",))
+CPU = replace(SPEC, accelerator_count=0)
+
+
+def pod_spec(spec: WorkersSpec | VerifySpec) -> Any:
+    workload = verify_job(spec) if isinstance(spec, VerifySpec) else pool_children(spec, "KEY")["Deployment"]
+    return workload["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(
+    "spec", [SPEC, CPU, replace(SPEC, claims=("w",)), JOB], ids=["gpu", "cpu", "claim", "verify"]
+)
+def test_pods_satisfy_the_restricted_level(spec: WorkersSpec | VerifySpec) -> None:
+    pod = pod_spec(spec)
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] == 65532
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
+    for volume in pod["volumes"]:
+        assert volume.keys() - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+    for container in pod["containers"]:
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+
+
+@pytest.mark.parametrize("spec", [SPEC, JOB], ids=["worker", "verify"])
+def test_pods_have_no_access_to_the_api(spec: WorkersSpec | VerifySpec) -> None:
+    assert pod_spec(spec)["automountServiceAccountToken"] is False
+    assert pool_children(SPEC, "KEY")["ServiceAccount"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget"])
+def test_every_child_belongs_to_its_pool(kind: str) -> None:
+    metadata = pool_children(SPEC, "KEY")[kind]["metadata"]
+    assert (metadata["name"], metadata["namespace"]) == ("thumbs-workers", "ns")
+    assert metadata["labels"]["app.kubernetes.io/managed-by"] == "imagefleet"
+    assert metadata["labels"]["imagefleet.dev/pool"] == "thumbs"
+    assert metadata["ownerReferences"] == [
+        {
+            "apiVersion": "imagefleet.dev/v1alpha1",
+            "kind": "InferencePool",
+            "name": "thumbs",
+            "uid": "uid",
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+    ]
+
+
+def test_a_worker_holds_its_accelerators_and_nobody_needs_a_spare_one() -> None:
+    deployment = pool_children(replace(SPEC, accelerator_count=2, resources={"limits": {"cpu": "4"}}), "KEY")[
+        "Deployment"
+    ]
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"] == {"limits": {"cpu": "4", "nvidia.com/gpu": "2"}}
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+    assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in deployment["spec"]["template"]["spec"][
+        "volumes"
+    ]
+
+
+def test_a_worker_on_the_cpu_asks_for_no_accelerator() -> None:
+    deployment = pool_children(CPU, "KEY")["Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["containers"][0]["resources"] == {}
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    assert [v["name"] for v in pod["volumes"]] == ["tmp"]
+    assert "tolerations" not in pod
+
+
+def test_a_worker_is_told_what_the_contract_says() -> None:
+    pod = pod_spec(SPEC)
+    container = pod["containers"][0]
+    assert (container["command"], container["args"]) == (["imagefleet-worker"], ["serve"])
+    assert {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]} == {
+        "IMAGEFLEET_NAMESPACE": "ns",
+        "IMAGEFLEET_POOL": "thumbs",
+        "IMAGEFLEET_POD": {"fieldRef": {"fieldPath": "metadata.name"}},
+        "IMAGEFLEET_CALLER_PUBLIC_KEY": "KEY",
+        "IMAGEFLEET_MAX_REQUEST_SECONDS": "300",
+        "IMAGEFLEET_PORT": "8000",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": "/tmp",
+    }
+    assert pod["terminationGracePeriodSeconds"] == 330
+
+
+@pytest.mark.parametrize("spec", [replace(SPEC, claims=("w",)), JOB], ids=["worker", "verify"])
+def test_claims_are_mounted_read_only(spec: WorkersSpec | VerifySpec) -> None:
+    pod = pod_spec(spec)
+    assert {"name": "claim-0", "mountPath": "/pvc/w", "readOnly": True} in pod["containers"][0][
+        "volumeMounts"
+    ]
+    assert {"name": "claim-0", "persistentVolumeClaim": {"claimName": "w", "readOnly": True}} in pod[
+        "volumes"
+    ]
+
+
+@pytest.mark.parametrize("value", ['"},"privileged":true,{"', "{{ 7*7 }}", "a\\b\n<>&'"])
+def test_a_value_cannot_change_the_shape_of_an_object(value: str) -> None:
+    deployment = pool_children(replace(SPEC, image=value), "KEY")["Deployment"]
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["image"] == value
+    assert pod_spec(replace(SPEC, image=value)).keys() == pod_spec(SPEC).keys()
+
+
+def test_the_hash_tells_whether_anything_differs() -> None:
+    one, same, other = (pool_children(s, "KEY") for s in (SPEC, SPEC, replace(SPEC, replicas=3)))
+    assert one == same
+    assert hash_of(one["Deployment"]) != hash_of(other["Deployment"])
+    assert hash_of(one["Service"]) == hash_of(other["Service"])
+    assert one["Service"]["metadata"]["annotations"] == {HASH_ANNOTATION: hash_of(one["Service"])}
+
+
+def test_a_job_with_other_work_has_another_name() -> None:
+    one, other = verify_job(JOB), verify_job(replace(JOB, image="img:2"))
+    assert one["metadata"]["name"].startswith("shapes-1-verify-")
+    assert one["metadata"]["name"] != other["metadata"]["name"]
+    assert verify_job(JOB) == one
+    assert len(verify_job(replace(JOB, model="m" * 45))["metadata"]["name"]) <= 63
+
+
+def test_a_job_gives_up_goes_away_and_holds_no_accelerator() -> None:
+    job = verify_job(JOB)["spec"]
+    assert (job["backoffLimit"], job["ttlSecondsAfterFinished"]) == (2, 300)
+    assert job["template"]["spec"]["restartPolicy"] == "Never"
+    assert job["template"]["spec"]["containers"][0]["args"] == ["verify", "--uri", "pvc://w/a"]
+
+
+def test_the_check_is_told_what_the_spec_knows() -> None:
+    found = model()
+    assert found.spec is not None
+    spec = replace(found.spec, digest="sha256:x", claim="w", pipeline={"className": "FluxPipeline"})
+    made = verify_spec(replace(found, spec=spec), "img")
+    assert made is not None
+    assert made.arguments[3:] == ("--digest", "sha256:x", "--class-name", "FluxPipeline")
+    assert made.claims == ("w",)
+
+
+def test_a_pool_takes_its_claims_from_its_models_and_its_image_from_the_operator() -> None:
+    found = model("shapes-1")
+    assert found.spec is not None
+    on_claim = replace(found, spec=replace(found.spec, claim="weights"))
+    made = workers_spec(observed(models={"shapes-1": on_claim, "gone": None}), "img:operator")
+    assert made is not None
+    assert (made.claims, made.image) == (("weights",), "img:operator")
+    assert workers_spec(observed(pool=replace(pool(), spec=None), models={}), "img") is None
+
+
+OURS: dict[str, Any] = {
+    "metadata": {"labels": {"ours": "1"}},
+    "spec": {
+        "serviceAccountName": "sa",
+        "tolerations": [{"key": "ours"}],
+        "containers": [
+            {
+                "name": "worker",
+                "image": "img",
+                "command": ["run"],
+                "env": [{"name": "A", "value": "1"}, {"name": "P", "valueFrom": {"fieldRef": {}}}],
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+            }
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "path", "want"),
+    [
+        pytest.param({"spec": {"nodeSelector": {"a": "b"}}}, "nodeSelector", {"a": "b"}, id="a new field"),
+        pytest.param({"spec": {"serviceAccountName": "x"}}, "serviceAccountName", "x", id="a value"),
+        pytest.param(
+            {"spec": {"serviceAccountName": None}}, "serviceAccountName", "sa", id="null is no opinion"
+        ),
+        pytest.param(
+            {"spec": {"tolerations": [{"key": "x"}]}}, "tolerations", [{"key": "x"}], id="a plain list"
+        ),
+        pytest.param(
+            {"spec": {"containers": [{"name": "worker", "image": "x"}]}},
+            "containers.0.image",
+            "x",
+            id="a container by name",
+        ),
+        pytest.param(
+            {"spec": {"containers": [{"name": "side"}]}},
+            "containers.1",
+            {"name": "side"},
+            id="another container",
+        ),
+        pytest.param(
+            {"spec": {"containers": [{"name": "worker", "command": ["x", "y"]}]}},
+            "containers.0.command",
+            ["x", "y"],
+            id="a command as a whole",
+        ),
+        pytest.param(
+            {
+                "spec": {
+                    "containers": [{"name": "worker", "env": [{"name": "A", "value": "2"}, {"name": "B"}]}]
+                }
+            },
+            "containers.0.env",
+            [{"name": "A", "value": "2"}, {"name": "P", "valueFrom": {"fieldRef": {}}}, {"name": "B"}],
+            id="variables by name",
+        ),
+        pytest.param(
+            {"spec": {"containers": [{"name": "worker", "env": [{"name": "P", "value": "2"}]}]}},
+            "containers.0.env.1",
+            {"name": "P", "value": "2"},
+            id="a variable from another source",
+        ),
+        pytest.param(
+            {
+                "spec": {
+                    "containers": [{"name": "worker", "volumeMounts": [{"name": "tmp", "mountPath": "/x"}]}]
+                }
+            },
+            "containers.0.volumeMounts",
+            [{"name": "tmp", "mountPath": "/tmp"}, {"name": "tmp", "mountPath": "/x"}],
+            id="mounts by path",
+        ),
+    ],
+)
+def test_a_pod_template_over_ours(theirs: dict[str, Any], path: str, want: object) -> None:
+    found: Any = merge_pod_template(OURS, theirs, {})["spec"]
+    for part in path.split("."):
+        found = found[int(part)] if part.isdigit() else found[part]
+    assert found == want
+
+
+def test_our_labels_stay_ours() -> None:
+    theirs = {"metadata": {"labels": {"ours": "2", "team": "x"}, "annotations": {"a": "b"}}}
+    merged = merge_pod_template(OURS, theirs, {"ours": "1"})
+    assert merged["metadata"] == {"labels": {"ours": "1", "team": "x"}, "annotations": {"a": "b"}}
