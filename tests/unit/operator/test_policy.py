@@ -57,13 +57,10 @@ def holds(names: str, shown: str, told: tuple[Json, ...] | None) -> Worker:
     ],
 )
 def test_steps(worker: Worker, policy: tuple[Json, ...], want: list[str]) -> None:
-    told = []
-    for step in steps(worker, policy):
-        told.append(
-            step.placement
-            if isinstance(step, Annotate)
-            else "put " + "".join(e["model"] for e in step.policy)
-        )
+    told = [
+        step.placement if isinstance(step, Annotate) else "put " + "".join(e["model"] for e in step.policy)
+        for step in steps(worker, policy)
+    ]
     assert told == want
 
 

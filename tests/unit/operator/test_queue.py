@@ -1,0 +1,238 @@
+"""The work queue, under a clock that the test owns."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from imagefleet_operator.queue import WorkQueue, backoff
+
+
+class Work:
+    """What the queue runs: notes its calls, waits at a gate, and answers as told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.running: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.answer: Callable[[str], float | None] = lambda key: None
+
+    async def __call__(self, key: str) -> float | None:
+        assert key not in self.running, "a key is worked on by one worker at a time"
+        self.calls.append(key)
+        self.running.append(key)
+        try:
+            await self.gate.wait()
+            return self.answer(key)
+        finally:
+            self.running.remove(key)
+
+
+class Clock:
+    """Time that stands still until the test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def started(
+    work: Callable[[str], Awaitable[float | None]], clock: Clock, n: int = 2
+) -> AsyncIterator[WorkQueue[str]]:
+    queue: WorkQueue[str] = WorkQueue("test", work, concurrency=n, clock=clock, jitter=lambda: 1.0)
+    queue.start()
+    try:
+        yield queue
+    finally:
+        await queue.stop(0)
+
+
+async def turn() -> None:
+    """Let everything that can run run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("failures", "jitter", "want"),
+    [(1, 1.0, 0.5), (3, 0.0, 1.0), (3, 1.0, 2.0), (50, 1.0, 120.0), (9, 1.0, 120.0)],
+)
+def test_backoff(failures: int, jitter: float, want: float) -> None:
+    assert backoff(failures, jitter) == want
+
+
+async def test_a_key_that_waits_is_worked_on_once() -> None:
+    work, clock = Work(), Clock()
+    queue: WorkQueue[str] = WorkQueue("test", work, concurrency=1, clock=clock)
+    for _ in range(100):
+        queue.add("a")
+    queue.start()
+    await turn()
+    assert work.calls == ["a"]
+    await queue.stop(0)
+
+
+async def test_a_key_that_is_added_while_it_runs_runs_again_afterwards() -> None:
+    work = Work()
+    work.gate.clear()
+    async with started(work, Clock()) as queue:
+        queue.add("a")
+        await turn()
+        queue.add("a")
+        queue.add("a")
+        await turn()
+        assert work.calls == ["a"]
+        work.gate.set()
+        await turn()
+        assert work.calls == ["a", "a"]
+
+
+async def test_keys_run_side_by_side_up_to_the_number_of_workers() -> None:
+    work = Work()
+    work.gate.clear()
+    async with started(work, Clock(), n=2) as queue:
+        for key in "abc":
+            queue.add(key)
+        await turn()
+        assert work.running == ["a", "b"]
+        assert queue.depth() == 1
+        work.gate.set()
+        await turn()
+        assert work.calls == ["a", "b", "c"]
+        assert queue.depth() == 0
+
+
+async def test_a_busy_key_holds_up_no_other() -> None:
+    work = Work()
+    work.gate.clear()
+    async with started(work, Clock(), n=2) as queue:
+        queue.add("a")
+        await turn()
+        queue.add("a")
+        queue.add("b")
+        await turn()
+        assert work.running == ["a", "b"]
+        work.gate.set()
+
+
+async def test_a_delayed_key_waits_for_its_time() -> None:
+    work, clock = Work(), Clock()
+    async with started(work, clock) as queue:
+        queue.add("a", delay=10)
+        await turn()
+        assert work.calls == []
+        clock.now = 10
+        queue.add("b")
+        await turn()
+        assert sorted(work.calls) == ["a", "b"]
+
+
+async def test_the_earlier_of_two_times_holds() -> None:
+    work, clock = Work(), Clock()
+    async with started(work, clock) as queue:
+        queue.add("a", delay=100)
+        queue.add("a", delay=0)
+        queue.add("a", delay=50)
+        await turn()
+        assert work.calls == ["a"]
+        clock.now = 200
+        queue.add("b")
+        await turn()
+        assert work.calls == ["a", "b"]
+
+
+async def test_work_says_when_it_is_due_again() -> None:
+    work, clock = Work(), Clock()
+    work.answer = lambda key: 5.0 if len(work.calls) == 1 else None
+    async with started(work, clock) as queue:
+        queue.add("a")
+        await turn()
+        clock.now = 5
+        queue.add("b")
+        await turn()
+        assert sorted(work.calls) == ["a", "a", "b"]
+
+
+async def test_a_failing_key_waits_longer_each_time_and_is_forgiven() -> None:
+    work, clock = Work(), Clock()
+
+    def fail(key: str) -> float | None:
+        if len(work.calls) < 4:
+            raise RuntimeError("no")
+        return None
+
+    work.answer = fail
+    async with started(work, clock) as queue:
+        queue.add("a")
+        await turn()
+        waited = []
+        for _ in range(3):
+            failures = queue.failures("a")
+            waited.append(backoff(failures, 1.0))
+            clock.now += waited[-1]
+            queue.add(nudge, delay=1000)
+            await turn()
+        assert waited == [0.5, 1.0, 2.0]
+        assert work.calls == ["a"] * 4
+        assert queue.failures("a") == 0
+        assert queue.alive()
+
+
+async def test_the_oldest_key_tells_how_long_it_waits_or_runs() -> None:
+    work, clock = Work(), Clock()
+    work.gate.clear()
+    async with started(work, clock, n=1) as queue:
+        assert queue.oldest() == 0
+        queue.add("a")
+        await turn()
+        clock.now = 7
+        queue.add("b")
+        clock.now = 9
+        assert queue.oldest() == 9
+        work.gate.set()
+        await turn()
+        assert queue.oldest() == 0
+
+
+async def test_a_worker_that_ended_is_noticed() -> None:
+    async def broken(key: str) -> float | None:
+        raise asyncio.CancelledError
+
+    async with started(broken, Clock()) as queue:
+        assert queue.alive()
+        queue.add("a")
+        await turn()
+        assert not queue.alive()
+
+
+async def test_what_is_forgotten_does_not_run() -> None:
+    work = Work()
+    work.gate.clear()
+    async with started(work, Clock(), n=1) as queue:
+        queue.add("a")
+        await turn()
+        queue.add("b")
+        queue.forget("b")
+        work.gate.set()
+        await turn()
+        assert work.calls == ["a"]
+
+
+async def test_stopping_lets_running_work_end_and_starts_no_more() -> None:
+    work = Work()
+    work.gate.clear()
+    queue: WorkQueue[str] = WorkQueue("test", work, concurrency=1, clock=Clock())
+    queue.start()
+    queue.add("a")
+    await turn()
+    queue.add("b")
+    stopping = asyncio.create_task(queue.stop(60))
+    await turn()
+    assert not stopping.done()
+    work.gate.set()
+    await stopping
+    assert work.calls == ["a"]
