@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 import time
@@ -40,6 +41,10 @@ AUDIT_POLICY = {
     "omitManagedFields": True,
     "rules": [{"level": "Metadata"}],
 }
+
+
+class StartError(RuntimeError):
+    """A program of the control plane ended while the cluster was starting; the message ends with its log."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,27 @@ class Layout:
         return self.pki / "node.kubeconfig"
 
 
-def start(layout: Layout, *, owned: bool) -> str:
-    """Start etcd, the API server, the controller manager and the scheduler; return the server's address."""
+def start(layout: Layout, *, owned: bool, attempts: int = 3) -> str:
+    """Start etcd, the API server, the controller manager and the scheduler; return the server's address.
+
+    A port that was free may be taken before its program listens on it: then all of it is tried again.
+    """
+    try:
+        return _start_all(layout, owned)
+    except StartError:
+        if attempts == 1:
+            raise
+    _undo(layout)
+    return start(layout, owned=owned, attempts=attempts - 1)
+
+
+def _undo(layout: Layout) -> None:
+    processes.stop(processes.read(layout.records), grace=0)
+    for folder in (layout.records, layout.root / "etcd"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_all(layout: Layout, owned: bool) -> str:
     etcd_port, peer_port, api_port = free_ports(3)
     server = f"https://127.0.0.1:{api_port}"
     _start(layout, "etcd", _etcd_flags(layout, etcd_port, peer_port), owned)
@@ -250,4 +274,4 @@ def _check_running(layout: Layout) -> None:
         processes.wait_gone([record], 0.001)
         if not record.alive():
             tail = (layout.logs / f"{record.name}.log").read_text().splitlines()[-15:]
-            raise RuntimeError(f"{record.name} ended at start:\n" + "\n".join(tail))
+            raise StartError(f"{record.name} ended at start:\n" + "\n".join(tail))
