@@ -170,7 +170,7 @@ async def test_a_failing_key_waits_longer_each_time_and_is_forgiven() -> None:
         queue.add("a")
         await turn()
         waited = []
-        for _ in range(3):
+        for nudge in ("x", "y", "z"):
             failures = queue.failures("a")
             waited.append(backoff(failures, 1.0))
             clock.now += waited[-1]
