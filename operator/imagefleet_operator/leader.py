@@ -38,6 +38,7 @@ class Leader:
         self._settings = settings
         self._configuration = configuration
         self._client = client
+        self._identity = settings.lease.identity
         self._store = Store()
         key = load_key(settings.caller_key_file)
         self._workers = WorkerClient(Tokens(key))
@@ -64,7 +65,13 @@ class Leader:
         logger.info("listed %s", ", ".join(f"{n} {kind}" for kind, n in sorted(self._store.counts().items())))
         registry = make_registry(self._store, self._wake, self._configuration)
         watches = kopf.operator(
-            registry=registry, settings=make_settings(), clusterwide=True, standalone=True, stop_flag=stop
+            registry=registry,
+            settings=make_settings(),
+            clusterwide=True,
+            standalone=True,
+            # Its default asks for the user's name, which a container's user id need not have.
+            identity=self._identity,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
+            stop_flag=stop,
         )
         tasks = [
             asyncio.create_task(watches, name="kopf"),
