@@ -102,7 +102,8 @@ class ApiServerError(Exception):
 class Watch:
     """Keeps one kind of a store as the API server has it, for as long as `run` runs.
 
-    While the API server is away the store stays as it is.
+    While the API server is away the store stays as it is. With a `version` the watch goes on from there instead of
+    listing first.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Watch:
         restarted: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        version: str | None = None,
     ) -> None:
         self._source = source
         self._client = client
@@ -120,7 +122,7 @@ class Watch:
         self._restarted = restarted
         self._clock = clock
         self._sleep = sleep
-        self._version: str | None = None
+        self._version = version
         self._heard = clock()
         self._failures = 0
 
