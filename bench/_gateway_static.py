@@ -2,12 +2,11 @@
 BACKEND`.
 """
 
-import os
 import sys
 
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from imagefleet_runtime.gateway.main import server, server_config
+from imagefleet_runtime.gateway.main import server, server_config, write_line
 from imagefleet_runtime.gateway.resources import ModelView, PoolModel, PoolView, Worker
 from imagefleet_runtime.gateway.service import Gateway
 from imagefleet_runtime.gateway.settings import read_settings
@@ -46,7 +45,7 @@ async def serve(port: int, backend: int) -> None:
     settings = read_settings(
         {"IMAGEFLEET_CALLER_KEY_FILE": "unused", "IMAGEFLEET_HOST": "127.0.0.1", "IMAGEFLEET_PORT": str(port)}
     )
-    gateway = Gateway(settings, Tokens(Ed25519PrivateKey.generate()), lambda line: os.write(1, line))
+    gateway = Gateway(settings, Tokens(Ed25519PrivateKey.generate()), write_line)
     set_fleet(gateway, backend)
     await server(server_config(gateway.app, settings)).serve()
 

@@ -6,7 +6,6 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import msgspec
 
@@ -104,12 +103,12 @@ class App:
             headers = [kind]
         except ApiError as error:
             status, headers, body = error.status, _error_headers(error), error.body()
-        await _reply(send, status, [*headers, (b"x-request-id", trace.request_id.encode())], body)
+        await self._reply(send, status, [*headers, (b"x-request-id", trace.request_id.encode())], body)
 
     def _get(self, method: str, path: str) -> tuple[int, tuple[bytes, bytes], bytes]:
         handler = self._gets.get(path)
         if handler is None and path.startswith("/v1/models/"):
-            handler = lambda: self._model(unquote(path.removeprefix("/v1/models/")))  # noqa: E731
+            handler = lambda: self._model(path.removeprefix("/v1/models/"))  # noqa: E731
         allowed = "GET" if handler else "POST" if path == "/v1/images/generations" else None
         if allowed is None:
             raise ApiError(
@@ -155,7 +154,7 @@ class App:
         try:
             body = await _read_body(scope["headers"], receive)
             reply = await self._generate(body, receive, trace)
-            status, headers, payload = reply.status, [_JSON], reply.body
+            status, code, headers, payload = reply.status, trace.worker_code, [_JSON], reply.body
         except ApiError as error:
             status, code, headers, payload = error.status, error.code, _error_headers(error), error.body()
         except CallerGoneError:
@@ -165,12 +164,12 @@ class App:
             # The caller gets a typed error; the server logs the exception itself.
             self._end(trace, 500, "internal_error")
             failure = server_error(500, "internal_error", "The gateway failed; the log has the request id.")
-            await _reply(send, 500, [*_error_headers(failure), *_trace_headers(trace)], failure.body())
+            await self._reply(send, 500, [*_error_headers(failure), *_trace_headers(trace)], failure.body())
             raise
         finally:
             self._leave()
         self._end(trace, status, code)
-        await _reply(send, status, [*headers, *_trace_headers(trace)], payload)
+        await self._reply(send, status, [*headers, *_trace_headers(trace)], payload)
 
     def _leave(self) -> None:
         self.running -= 1
@@ -189,6 +188,14 @@ class App:
             raise
         finally:
             watch.stop()
+
+    async def _reply(self, send: Send, status: int, headers: Headers, body: bytes) -> None:
+        headers.append((b"content-length", str(len(body)).encode()))
+        if self.draining:
+            # The caller's next request must find another gateway.
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
     def _end(self, trace: Trace, status: int, code: str) -> None:
         seconds = self._clock() - trace.start
@@ -297,9 +304,3 @@ def _trace_headers(trace: Trace) -> Headers:
         headers.append((b"x-imagefleet-model", model.encode()))
         headers.append((b"x-imagefleet-pool", pool.encode()))
     return headers
-
-
-async def _reply(send: Send, status: int, headers: Headers, body: bytes) -> None:
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

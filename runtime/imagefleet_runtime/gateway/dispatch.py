@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from random import random as uniform
 from typing import Protocol
 
 from . import images, routing
-from .errors import RATE_LIMIT, ApiError, read_error, server_error
+from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, ApiError, read_error, server_error
 from .hold import Hold, HoldFullError
 from .images import ImagesRequest, WorkerRequest
 from .loads import NEUTRAL_RATE, Loads, WorkerLoad
@@ -53,6 +54,8 @@ class Trace:
     key: Key = NO_KEY
     seed: int | None = None
     worker: str = ""
+    worker_code: str = ""
+    """The error code of a worker's reply that was passed on."""
     attempts: int = 0
     held_seconds: float = 0.0
     worker_seconds: float = 0.0
@@ -156,7 +159,7 @@ class _Run:
             self._d._fleet.loads,
             now,
             self._units,
-            self._d._hold_seconds if until is None else until - now,
+            self._d._hold_seconds if until is None else max(0.0, until - now),
             self._trace.tried,
             self._d._random,
         )
@@ -323,10 +326,10 @@ class _Run:
         self._d._metrics.retried(self._trace.key, reason)
         return None
 
-    @staticmethod
-    def _stands(choice: Choice, reply: Reply, code: str) -> Reply:
+    def _stands(self, choice: Choice, reply: Reply, code: str) -> Reply:
         """A reply that the caller gets as it is, unless it is about the gateway and not about the request."""
         if code and reply.status in (400, 500):
+            self._trace.worker_code = code
             return reply
         raise server_error(
             502,
@@ -339,7 +342,7 @@ class _Run:
         """How the request ends if this worker was the last to try; None: by waiting for another worker."""
         given = measured(reply.header(b"retry-after"))
         if reason == "queue_full":
-            self._trace.busy.append(max(1, int(given or 1)))
+            self._trace.busy.append(max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(given or 1))))
             seconds = min(self._trace.busy)
             return ApiError(
                 429,
@@ -352,6 +355,11 @@ class _Run:
             # Lag between the cluster and this snapshot: the replacement is on its way.
             return self._trace.failure
         shares = [choice.share]
-        seconds = int(given or 0) or routing.retry_after(shares, self._d._fleet.loads, self._d._clock())
+        seconds = math.ceil(given or 0) or routing.retry_after(shares, self._d._fleet.loads, self._d._clock())
         code = "model_failed" if reason == "model_failed" else "model_loading"
-        return server_error(503, code, message or "The worker is not ready.", retry_after=min(120, seconds))
+        return server_error(
+            503,
+            code,
+            message or "The worker is not ready.",
+            retry_after=min(MAX_RETRY_AFTER_SECONDS, seconds),
+        )

@@ -40,6 +40,12 @@ async def load_client() -> ApiClient:
     return ApiClient(configuration)
 
 
+def write_line(line: bytes) -> None:
+    """One line to standard output in one system call. A reader that is gone must not fail requests."""
+    with contextlib.suppress(OSError):
+        os.write(1, line)
+
+
 async def drain(server: uvicorn.Server, app: App, settings: Settings) -> None:
     """Say that no more requests should come, let those that are here finish, then stop the server.
 
@@ -83,7 +89,7 @@ def server(config: uvicorn.Config) -> uvicorn.Server:
 async def serve(settings: Settings) -> None:
     """Run a gateway until SIGTERM or SIGINT, then drain it."""
     tokens = Tokens(read_key(settings.caller_key_file))
-    gateway = Gateway(settings, tokens, lambda line: os.write(1, line))
+    gateway = Gateway(settings, tokens, write_line)
     http = server(server_config(gateway.app, settings))
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()

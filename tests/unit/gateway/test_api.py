@@ -179,6 +179,8 @@ async def test_a_draining_gateway_finishes_what_it_has(gateway: Harness) -> None
     draining = asyncio.create_task(drain(gateway.server, gateway.gateway.app, settings))
     await until(lambda: gateway.gateway.app.draining)
     assert await gateway.get("/readyz") == (503, "draining\n")
+    async with gateway.session.get(gateway.url + "/livez") as response:
+        assert response.headers["connection"] == "close"
     assert not gateway.server.should_exit
     async with FakeWorker().serving() as worker:
         gateway.set_fleet(worker.view())

@@ -128,11 +128,12 @@ PASSED_ON: dict[str, tuple[int, str]] = {
 @pytest.mark.parametrize(("status", "code"), PASSED_ON.values(), ids=PASSED_ON.keys())
 async def test_passes_on(gateway: Harness, status: int, code: str) -> None:
     async with FakeWorker(answer=refuses(status, code)).serving() as one, FakeWorker("w2").serving() as other:
-        gateway.set_fleet(one.view())
+        gateway.set_fleet(one.view(), other.view(placement=()))
         got, headers, body = await gateway.post(PROMPT)
     assert (got, body["error"]["code"], body["error"]["message"]) == (status, code, f"worker says {code}")
     assert headers["x-imagefleet-model"] == "shapes-1"
     assert "x-imagefleet-seed" in headers
+    assert gateway.log[0]["code"] == code
     assert other.requests == []
 
 
