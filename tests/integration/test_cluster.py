@@ -78,7 +78,13 @@ def run(kubectl: Kubectl, script: str, **spec: Any) -> str:
     return finish(kubectl, "once")
 
 
+as_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="without root a container has one user: who started it"
+)
+
+
 class TestIdentity:
+    @as_root
     def test_a_restricted_pod_is_nobody_and_owns_nothing(self, kubectl: Kubectl) -> None:
         script = """
             id -u; id -g
@@ -94,6 +100,7 @@ class TestIdentity:
         assert lines[2:5] == ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1"]
         assert lines[5:9] == ["root is read-only", "so is /tmp", "shared memory is not", sys.prefix]
 
+    @as_root
     def test_user_and_groups_are_those_of_the_security_context(self, kubectl: Kubectl) -> None:
         context = {"runAsUser": 1234, "runAsGroup": 2345, "fsGroup": 3456, "supplementalGroups": [4567]}
         said = run(kubectl, "id -u; id -G", securityContext=context)
@@ -304,6 +311,7 @@ class TestLife:
         (tmp_path / "alive").touch()
         wait_for(lambda: "Liveness probe failed" in kubectl("get", "events"))
         kubectl("wait", "--for=condition=Ready", "pod/probed", "--timeout=10s")
+        assert main_status(kubectl, "probed")["restartCount"] == 1
 
     def test_a_killed_process_comes_back_with_its_history(self, cluster: Cluster, kubectl: Kubectl) -> None:
         apply(kubectl, pod("phoenix", container("echo run; exec sleep 1000"), restartPolicy="Always"))

@@ -116,9 +116,10 @@ async def run_inside(
     process: Process, spec: LaunchSpec, command: list[str], seconds: float
 ) -> tuple[bool, str]:
     """Run a command in the namespaces of a running container, as its user; (succeeded, output)."""
-    namespaces = ["-m", "-p", "-i", *(() if os.geteuid() == 0 else ("-U",))]
-    user = ["-S", str(spec.uid), "-G", str(spec.gid)] if os.geteuid() == 0 else []
-    words = ["nsenter", "-t", str(process.pid), *namespaces, *user, "--", *command]
+    as_user = ["-S", str(spec.uid), "-G", str(spec.gid)]
+    if os.geteuid() != 0:  # the container has a user namespace, in which its user is the only one
+        as_user = ["-U", "--preserve-credentials"]
+    words = ["nsenter", "-t", str(process.pid), "-m", "-p", "-i", *as_user, "--", *command]
     env = dict(entry.split("=", 1) for entry in spec.env)
     child = await asyncio.create_subprocess_exec(
         *words,
