@@ -113,6 +113,8 @@ def write(out: Path, seed: int) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = Path(scratch) / "model"
         build(seed).save_pretrained(folder, safe_serialization=True)
+        for file in folder.rglob("*.safetensors"):
+            file.chmod(0o644)  # written for its owner alone, but workers are another user
         shutil.rmtree(out, ignore_errors=True)
         folder.rename(out)
 
