@@ -222,6 +222,12 @@ def test_the_service_account_token_is_only_mounted_where_it_is_used(default: lis
     assert {spec["automountServiceAccountToken"] for spec in pod_specs(default).values()} == {True}
 
 
+def test_user_ids_can_be_left_to_the_cluster(helm: Helm) -> None:
+    free = {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}}
+    for spec in pod_specs(helm.template({"operator": free, "gateway": free})).values():
+        assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+
+
 def test_workers_are_open_to_the_operator_and_the_gateway_alone(helm: Helm) -> None:
     values = {"networkPolicy": {"workers": {"namespaces": ["pictures", "thumbnails"]}}}
     policies = [

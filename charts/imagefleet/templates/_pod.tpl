@@ -103,6 +103,9 @@ volumeMounts:
 {{/* The environment that both programs read. */}}
 {{- define "imagefleet.env" -}}
 {{- $values := index .root.Values .component -}}
+# Libraries look their user's name up, and a uid that the cluster picked has no entry in /etc/passwd.
+- name: USER
+  value: imagefleet
 - name: IMAGEFLEET_CALLER_KEY_FILE
   value: /etc/imagefleet/caller/caller.pem
 - name: IMAGEFLEET_LOG_LEVEL
