@@ -55,12 +55,14 @@ def observe_model(
     )
 
 
-def _copies(store: Store, model: Parent[ModelSpec]) -> tuple[Copy, ...]:
-    """The model on every serving worker of every pool that names it; the annotation is what is wanted
-    there."""
+def _copies(store: Store, model: Parent[ModelSpec]) -> tuple[Copy, ...] | None:
+    """The model on every serving worker of every pool that names it; the annotation is what is wanted there."""
     found = []
     for pool in store.pools_of_model(model.namespace, model.name):
-        for worker in verdicts.serving(observe_workers(store, model.namespace, pool)):
+        workers = observe_workers(store, model.namespace, pool)
+        if not all(worker.asked for worker in verdicts.present(workers)):
+            return None
+        for worker in verdicts.serving(workers):
             wanted = policy.annotated(worker.pod.placement).get(model.name)
             report = worker.report.of(model.name) if worker.report else None
             if worker.report and (wanted is not None or report is not None):

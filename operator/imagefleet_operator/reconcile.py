@@ -13,7 +13,7 @@ from imagefleet_operator.act import Actor
 from imagefleet_operator.kinds import MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
 from imagefleet_operator.plan.model import plan_model
-from imagefleet_operator.plan.pool import WorkerPlan, plan_pool
+from imagefleet_operator.plan.pool import POLL_UNSETTLED, WorkerPlan, plan_pool
 from imagefleet_operator.plan.status import write_delay
 from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, Pod, PoolSpec, Refusal
 from imagefleet_operator.plan.workers import verify_spec, workers_spec
@@ -166,10 +166,9 @@ class Poller:
         self._intervals: dict[Name, float] = {}
 
     def interval(self, name: Name, seconds: float) -> float:
-        """Remember how often to ask; the seconds until the next time: at once for the first."""
-        first = name not in self._intervals
-        self._intervals[name] = seconds
-        return 0.0 if first else seconds
+        """Remember how often to ask; the seconds until the next time, 0 where nobody has asked yet."""
+        self._intervals[name] = max(seconds, POLL_UNSETTLED)
+        return seconds
 
     async def run(self, name: Name) -> float | None:
         """Ask one worker. Where nothing has changed nobody is woken."""

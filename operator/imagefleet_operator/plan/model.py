@@ -136,13 +136,13 @@ def _status(observed: ModelObserved, finding: Finding, now: float) -> Json:
         "Stalled": Verdict(True, verdict.reason, verdict.message) if finding.final else None,
     }
     kept: Json = {key: old[key] for key in ("digest", "bytes", "className") if key in old and verdict.ok}
-    performance = performances(old.get("performance") or (), observed.copies)
+    performance = performances(old.get("performance") or (), observed.copies or ())
     return {
         "observedGeneration": model.generation,
         **kept,
         **finding.facts,
         **({"performance": performance} if performance else {}),
-        "copies": _copies(observed.copies),
+        "copies": old.get("copies", _copies(())) if observed.copies is None else _copies(observed.copies),
         "conditions": conditions.merged(old.get("conditions") or (), verdict_of, model.generation, now),
     }
 

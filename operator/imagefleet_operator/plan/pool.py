@@ -35,10 +35,17 @@ class PoolPlan:
 
 
 def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
-    """What to do for a pool. ``now`` is the time in seconds since the epoch."""
+    """What to do for a pool. ``now`` is the time in seconds since the epoch.
+
+    Until every ready worker has been asked once, nothing is decided and nothing said: a model that nobody has been
+    asked about is not one that nobody holds, and after a restart that would move models and end ``Ready``.
+    """
     spec = observed.pool.spec
     if spec is None:
         return PoolPlan(status=_invalid(observed.pool, now))
+    unasked = {w.pod.name for w in verdicts.present(observed.workers) if not w.asked}
+    if unasked:
+        return PoolPlan(status=observed.pool.status, poll_seconds=dict.fromkeys(unasked, 0.0))
     placement = place(_needs(spec, observed), _slots(observed))
     wanted = {
         w.pod.name: _policy(spec, observed, w, placement.pinned[w.pod.name])
@@ -107,11 +114,10 @@ def _policy(
 
 
 def _polls(spec: PoolSpec, observed: PoolObserved, changing: set[str]) -> dict[str, float]:
-    """Every ready pod is looked at: often while it changes, loads or has not answered, seldom at rest."""
+    """Every ready worker is looked at: often while it changes, loads or has not answered, seldom at rest."""
     return {
         w.pod.name: POLL_UNSETTLED if w.pod.name in changing or _unsettled(w) else POLL_SETTLED
-        for w in observed.workers
-        if w.pod.ready and not w.pod.deleting
+        for w in verdicts.present(observed.workers)
     }
 
 

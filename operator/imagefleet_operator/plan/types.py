@@ -198,6 +198,11 @@ class Worker:
     silent_since: float | None = None
     policy_hash: str | None = None
 
+    @property
+    def asked(self) -> bool:
+        """Whether it has answered, or failed to, since we started or it became ready."""
+        return self.report is not None or self.silent_since is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -236,5 +241,6 @@ class ModelObserved:
     job_name: str
     job: Child | None
     pods: tuple[Pod, ...]
-    copies: tuple[Copy, ...]
+    copies: tuple[Copy, ...] | None
+    """None while not every worker that may hold it has been asked: no opinion."""
     refusals: tuple[Refusal, ...] = ()

@@ -21,13 +21,14 @@ TROUBLES = (
 Check = Callable[[PoolSpec, PoolObserved, float], Verdict | None]
 
 
+def present(workers: Iterable[Worker]) -> list[Worker]:
+    """The workers that should answer: ready and staying."""
+    return [w for w in workers if w.pod.ready and not w.pod.deleting]
+
+
 def serving(workers: Iterable[Worker]) -> list[Worker]:
-    """The workers that can hold models: ready, staying, and heard of."""
-    return [
-        w
-        for w in workers
-        if w.pod.ready and not w.pod.deleting and w.report is not None and not w.report.draining
-    ]
+    """The workers that can hold models: present, heard of, and not about to end."""
+    return [w for w in present(workers) if w.report is not None and not w.report.draining]
 
 
 def workers_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict:
@@ -63,11 +64,8 @@ def _rejected(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | N
 def _silent(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
     silent = [
         w.pod.name
-        for w in observed.workers
-        if w.pod.ready
-        and not w.pod.deleting
-        and w.silent_since is not None
-        and now - w.silent_since >= SILENT_SECONDS
+        for w in present(observed.workers)
+        if w.silent_since is not None and now - w.silent_since >= SILENT_SECONDS
     ]
     if not silent:
         return None

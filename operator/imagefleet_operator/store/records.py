@@ -222,7 +222,9 @@ def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
     if ended and ended.get("exitCode"):
         said = _last_line(ended.get("message") or "")
-        return Trouble("WorkersCrashing", f"{container.get('name')} ended with exit code {ended['exitCode']}{said}")
+        return Trouble(
+            "WorkersCrashing", f"{container.get('name')} ended with exit code {ended['exitCode']}{said}"
+        )
     return None
 
 

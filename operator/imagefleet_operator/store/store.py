@@ -96,8 +96,9 @@ class Store:
         return state if state is not None and state.uid == pod.uid else WorkerState(pod.uid)
 
     def put_worker(self, pod: Pod, state: WorkerState) -> None:
-        """Remember what a worker said, as long as its pod is known."""
-        if (POD.kind, pod.namespace, pod.name) in self._records:
+        """Remember what a worker said, unless its pod has gone or is no longer ready by now."""
+        current = self.pod(pod.namespace, pod.name)
+        if current is not None and current.uid == pod.uid and current.ready:
             self._workers[pod.namespace, pod.name] = state
 
     def trust(self, child: Child) -> None:
@@ -160,6 +161,9 @@ class Store:
         if old is not None:
             keys = self._unlink(address, old)
         self._records[address] = record
+        if isinstance(record, Pod) and not record.ready:
+            # Its container may be another one when it is ready again: what it said before does not count then.
+            self._workers.pop((record.namespace, record.name), None)
         keys |= self._link(address, record)
         if old is not None and _same_for_others(old, record):
             keys &= {("pool" if address[0] == POOL.kind else "model", *address[1:])}

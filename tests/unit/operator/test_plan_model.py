@@ -183,6 +183,11 @@ def test_copies_are_counted_over_all_pools() -> None:
     assert plan.status["copies"] == {"available": 2, "total": 4, "failed": 1}
 
 
+def test_copies_stand_while_not_every_worker_was_asked() -> None:
+    known = {"available": 3, "total": 3, "failed": 0}
+    assert plan_model(unverified(model=model(copies=known), copies=None), NOW).status["copies"] == known
+
+
 def measured(step: float | None, load: float | None = None, memory: int | None = None) -> Copy:
     report = ModelReport("m", "Resident", True, "", "", "", memory, step, load)
     return Copy(True, report, "NVIDIA-H200")

@@ -253,7 +253,7 @@ def test_a_silent_worker_is_left_alone_and_keeps_what_it_held() -> None:
         replace(SETTLED, pod=pod(ready=False)),
         replace(SETTLED, pod=pod(deleting=True)),
         replace(SETTLED, report=report(holding("shapes-1"), draining=True)),
-        replace(SETTLED, report=None),
+        replace(SETTLED, report=None, silent_since=NOW),
     ],
     ids=["not ready", "deleting", "draining", "never heard of"],
 )
@@ -261,6 +261,13 @@ def test_a_worker_that_cannot_serve_is_given_nothing(gone: Worker) -> None:
     plan = plan_pool(observed(gone), NOW)
     assert plan.workers == ()
     assert plan.status["models"][0]["resident"] == 0
+
+
+def test_nothing_is_decided_or_said_before_every_worker_was_asked() -> None:
+    status = {"models": [{"resident": 2}]}
+    unasked = Worker(pod("b"))
+    seen = observed(worker("a"), unasked, pool=replace(pool(), status=status))
+    assert plan_pool(seen, NOW) == PoolPlan(status=status, poll_seconds={"b": 0.0})
 
 
 def test_measured_memory_goes_before_the_size_of_the_files() -> None:

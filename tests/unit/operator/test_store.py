@@ -36,6 +36,7 @@ def model_obj(version: int = 1, **parts: Any) -> Obj:
     return obj(MODEL, "m", version, spec={"source": {"uri": "pvc://weights/m"}}, **parts)
 
 
+READY = {"conditions": [{"type": "Ready", "status": "True"}]}
 POOL_KEY, MODEL_KEY = ("pool", "ns", "p"), ("model", "ns", "m")
 
 
@@ -114,7 +115,7 @@ def test_a_ghost_is_forgotten() -> None:
 
 def test_what_a_worker_said_is_not_believed_of_its_successor() -> None:
     store = Store()
-    store.put(POD, obj(POD, "a", 1))
+    store.put(POD, obj(POD, "a", 1, status=READY))
     pod = store.pod("ns", "a")
     assert pod is not None
     store.put_worker(pod, WorkerState(pod.uid, report()))
@@ -124,12 +125,23 @@ def test_what_a_worker_said_is_not_believed_of_its_successor() -> None:
 
 def test_what_a_worker_said_is_forgotten_with_its_pod() -> None:
     store = Store()
-    store.put(POD, obj(POD, "a", 1))
+    store.put(POD, obj(POD, "a", 1, status=READY))
     pod = store.pod("ns", "a")
     assert pod is not None
     store.put_worker(pod, WorkerState(pod.uid, report()))
     store.remove(POD, obj(POD, "a", 2))
     store.put_worker(pod, WorkerState(pod.uid, report()))
+    assert store.worker(pod) == WorkerState(pod.uid)
+
+
+def test_what_a_worker_said_does_not_outlive_its_being_ready() -> None:
+    store = Store()
+    store.put(POD, obj(POD, "a", 1, status=READY))
+    pod = store.pod("ns", "a")
+    assert pod is not None
+    store.put_worker(pod, WorkerState(pod.uid, report()))
+    store.put(POD, obj(POD, "a", 2))
+    store.put(POD, obj(POD, "a", 3, status=READY))
     assert store.worker(pod) == WorkerState(pod.uid)
 
 
