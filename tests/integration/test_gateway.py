@@ -206,6 +206,58 @@ def test_waits_for_crds_then_serves_from_manifest_to_picture(
     assert "a red circle" not in gateway.log.read_text()
 
 
+IN_CLUSTER = """
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: gateway}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: test-gateway}
+rules:
+- {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
+- {apiGroups: [imagefleet.dev], resources: [inferencepools, imagemodels], verbs: [get, list, watch]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: test-gateway}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: test-gateway}
+subjects: [{kind: ServiceAccount, name: gateway, namespace: %s}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: gateway}
+spec:
+  serviceAccountName: gateway
+  terminationGracePeriodSeconds: 30
+  restartPolicy: Never
+  volumes: [{name: key, secret: {secretName: caller-key}}]
+  containers:
+  - name: gateway
+    image: gateway
+    command: [imagefleet-gateway]
+    env:
+    - {name: IMAGEFLEET_CALLER_KEY_FILE, value: /etc/caller/caller.pem}
+    - {name: IMAGEFLEET_LAME_DUCK_SECONDS, value: "0"}
+    volumeMounts: [{name: key, mountPath: /etc/caller, readOnly: true}]
+    readinessProbe: {httpGet: {path: /readyz, port: 8080}, periodSeconds: 1}
+"""
+
+
+@pytest.mark.usefixtures("crds")
+def test_as_a_pod_it_needs_only_to_read_three_kinds(kubectl: Kubectl, tmp_path: Path) -> None:
+    key = tmp_path / "caller.pem"
+    key.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    kubectl("create", "secret", "generic", "caller-key", f"--from-file=caller.pem={key}")
+    kubectl.apply(IN_CLUSTER % kubectl.namespace)
+    kubectl("wait", "--for=condition=Ready", "pod/gateway", "--timeout=60s")
+    log = kubectl("logs", "gateway")
+    kubectl("delete", "pod", "gateway", "--wait=true", "--timeout=30s")
+    assert "watch of" not in log
+
+
 class Cut:
     """The way to the API server, which can be cut and mended."""
 
