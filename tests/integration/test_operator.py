@@ -309,6 +309,11 @@ def test_a_killed_operator_starts_again_and_changes_nothing(
     def versions() -> dict[str, str]:
         return {kind: settled.get(kind, "thumbs-workers")["metadata"]["resourceVersion"] for kind in CHILDREN}
 
+    def measured() -> bool:
+        status = settled.get("imagemodels.imagefleet.dev", "shapes")["status"]
+        return bool(status["copies"]["available"] == 1 and status.get("performance"))
+
+    wait_for(measured, seconds=30)
     before = versions()
     operator.kill()
     mark = audit.mark()

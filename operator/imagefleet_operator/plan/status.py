@@ -7,8 +7,6 @@ DETAIL_SECONDS = 5.0
 times."""
 NUMBER_SECONDS = 60.0
 """Between writes that change measured numbers alone."""
-NUMBERS = ("accelerator", "performance")
-DETAILS = ("replicas", "readyReplicas", "copies")
 
 
 def write_delay(old: Json, new: Json, since_last: float | None) -> float | None:
@@ -25,17 +23,26 @@ def write_delay(old: Json, new: Json, since_last: float | None) -> float | None:
 
 
 def _least_interval(old: Json, new: Json) -> float:
-    if _without(old, NUMBERS) == _without(new, NUMBERS):
+    if _measured_apart(old) == _measured_apart(new):
         return NUMBER_SECONDS
     if _essence(old) == _essence(new):
         return DETAIL_SECONDS
     return 0.0
 
 
-def _without(status: Json, keys: tuple[str, ...]) -> Json:
-    return {key: value for key, value in status.items() if key not in keys}
+def _measured_apart(status: Json) -> Json:
+    """The status with measured numbers left out; that there are any, and of which accelerators, stays."""
+    devices = status.get("accelerator") or {}
+    speeds = status.get("performance") or ()
+    shape = {
+        "accelerator": (devices.get("name"), devices.get("count")),
+        "performance": [(entry["accelerator"], sorted(entry)) for entry in speeds],
+    }
+    return {**status, **shape}
 
 
 def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
-    rest = _without(status, (*NUMBERS, *DETAILS, "conditions"))
+    """What is worth a write at once."""
+    left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions")
+    rest = {key: value for key, value in status.items() if key not in left_out}
     return rest, {(c["type"], c["status"]) for c in status.get("conditions") or ()}

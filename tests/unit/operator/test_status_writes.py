@@ -16,6 +16,10 @@ OLD: Json = {"observedGeneration": 1, "replicas": 1, "accelerator": {"powerWatts
         pytest.param({"replicas": 2}, 2.0, 3.0, id="a count soon after another"),
         pytest.param({"replicas": 2}, 9.0, 0.0, id="a count later"),
         pytest.param({"accelerator": {"powerWatts": 200}}, 20.0, 40.0, id="a number waits longer"),
+        pytest.param(
+            {"accelerator": {"powerWatts": 100, "count": 2}}, 2.0, 3.0, id="another accelerator soon"
+        ),
+        pytest.param({"performance": [{"accelerator": "cpu"}]}, 2.0, 3.0, id="a first measurement soon"),
         pytest.param({"observedGeneration": 2}, 0.5, 0.0, id="a new generation at once"),
         pytest.param({"models": []}, 0.5, 0.0, id="the models at once"),
         pytest.param({"conditions": [{**READY[0], "status": "True"}]}, 0.5, 0.0, id="a condition at once"),
