@@ -27,7 +27,9 @@ NAMESPACED = (
 CLUSTER_WIDE = "clusterroles,clusterrolebindings"
 # Where a test is about objects alone.
 NO_PODS: dict[str, Any] = {"operator": {"replicas": 0}, "gateway": {"replicas": 0}}
-OURS = "app.kubernetes.io/part-of=imagefleet"
+# Not the children of pools and models: their instance is the pool or the model.
+OURS = f"app.kubernetes.io/part-of=imagefleet,app.kubernetes.io/instance={RELEASE}"
+NAMESPACE = "imagefleet-system"
 # (account, verb, resource, allowed)
 ACCESS = (
     ("imagefleet-operator", "patch", "deployments.apps", True),
@@ -47,9 +49,14 @@ RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of its own: CRDs come and go here, which other tests would not like."""
+    """A cluster of its own: other tests would not like that CRDs change here.
+
+    It has a namespace that admits restricted pods alone.
+    """
     folder = tmp_path_factory.mktemp("chart-cluster") / "it"
     running = Cluster.start(folder, nodes=(NodeSpec("node-1"),), owned=True)
+    running.kubectl("create", "namespace", NAMESPACE)
+    running.kubectl("label", "namespace", NAMESPACE, RESTRICTED)
     yield running
     running.stop()
 
@@ -118,13 +125,11 @@ def _attributes(resource: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def release(cluster: Cluster, namespace: str) -> Iterator[Release]:
-    """A namespace that admits restricted pods alone, in which nothing is installed yet."""
-    cluster.kubectl("label", "namespace", namespace, RESTRICTED)
-    release = Release(cluster, namespace, Helm(kubeconfig=cluster.kubeconfig))
+def release(cluster: Cluster) -> Iterator[Release]:
+    """Nothing is installed yet. The CRDs of earlier tests stay, as they do for whoever installs again."""
+    release = Release(cluster, NAMESPACE, Helm(kubeconfig=cluster.kubeconfig))
     yield release
     release.uninstall()
-    cluster.kubectl("delete", "crd", *CRDS, "--ignore-not-found")
 
 
 @pytest.fixture
@@ -174,9 +179,9 @@ def test_the_manifests_of_the_notes_are_accepted(release: Release) -> None:
 
 
 def test_an_upgrade_keeps_the_key_and_restarts_nothing(release: Release) -> None:
-    release.install()
+    release.install(NO_PODS)
     key, templates = release.caller_key(), pod_templates(release)
-    release.upgrade({"networkPolicy": {"enabled": False}})
+    release.upgrade({**NO_PODS, "networkPolicy": {"enabled": False}})
     assert release.caller_key() == key
     assert pod_templates(release) == templates
 
@@ -203,6 +208,7 @@ def test_uninstalling_leaves_the_crds_and_what_they_hold_and_nothing_else(releas
     wait_for(lambda: release.get(NAMESPACED, "--selector", OURS)["items"] == [])
     assert release.cluster.get(CLUSTER_WIDE, "--selector", OURS)["items"] == []
     assert release.get("imagemodel", "kept")["spec"]["source"]["uri"] == "file:///models/kept"
+    release.kubectl("delete", "imagemodel", "kept")
 
 
 def test_installing_again_takes_the_kept_crds_over(release: Release) -> None:
@@ -216,7 +222,6 @@ def test_a_second_release_is_refused_as_one_serves_the_whole_cluster(release: Re
     release.install(NO_PODS)
     with pytest.raises(HelmError, match=r"imagefleet\.dev.*invalid ownership metadata"):
         release.install(NO_PODS, release="another")
-    release.uninstall("another")
 
 
 def test_a_mistake_in_values_installs_nothing(release: Release) -> None:
@@ -231,9 +236,10 @@ def test_a_key_of_ones_own_is_used_and_left_alone(release: Release) -> None:
     own = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "own-key"}, "data": {"caller.pem": pem}}
     release.kubectl("apply", "-f", "-", stdin=json.dumps(own))
     release.install({"callerKey": {"existingSecret": "own-key"}})
-    release.kubectl("rollout", "status", "deployment/imagefleet-gateway", "--timeout=120s")
+    release.wait_until_available()
     release.uninstall()
     assert release.get("secret", "own-key")["data"] == {"caller.pem": pem}
+    release.kubectl("delete", "secret", "own-key")
 
 
 @pytest.mark.parametrize("values", sorted(path.name for path in (CHART / "ci").glob("*-values.yaml")))
@@ -250,15 +256,17 @@ def test_the_api_server_knows_every_field_that_is_rendered(release: Release, val
 
 
 def test_a_bare_rendering_applied_twice_changes_nothing(release: Release) -> None:
-    """As GitOps tools do it, with a key of one's own."""
-    values = {"callerKey": {"existingSecret": "own-key"}}
-    rendered = yaml.safe_dump_all(release.helm.template(values, f"--namespace={release.namespace}"))
-    release.kubectl("apply", "--server-side", "-f", "-", stdin=rendered)
+    """As GitOps tools do it, with a key of one's own; the CRDs are left to another application."""
+    values = {**NO_PODS, "callerKey": {"existingSecret": "own-key"}, "crds": {"install": False}}
+    first, second = (
+        yaml.safe_dump_all(release.helm.template(values, f"--namespace={release.namespace}"))
+        for _ in range(2)
+    )
+    release.kubectl("apply", "--server-side", "-f", "-", stdin=first)
     try:
-        again = yaml.safe_dump_all(release.helm.template(values, f"--namespace={release.namespace}"))
-        assert release.kubectl("diff", "--server-side", "-f", "-", stdin=again) == ""
+        assert release.kubectl("diff", "--server-side", "-f", "-", stdin=second) == ""
     finally:
-        release.kubectl("delete", "--wait=false", "-f", "-", stdin=rendered)
+        release.kubectl("delete", "-f", "-", stdin=first)
 
 
 def test_each_program_may_do_its_work_in_every_namespace_and_no_more(release: Release) -> None:

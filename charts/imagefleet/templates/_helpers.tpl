@@ -18,11 +18,17 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- define "imagefleet.labels" -}}
 {{ include "imagefleet.selectorLabels" . }}
 app.kubernetes.io/component: {{ .component }}
-{{ include "imagefleet.releaseLabels" .root }}
+{{ include "imagefleet.commonLabels" .root }}
 {{- end -}}
 
 {{/* Labels of objects that belong to no component. */}}
 {{- define "imagefleet.releaseLabels" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{ include "imagefleet.commonLabels" . }}
+{{- end -}}
+
+{{- define "imagefleet.commonLabels" -}}
 app.kubernetes.io/part-of: imagefleet
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
