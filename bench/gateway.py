@@ -15,10 +15,10 @@ from bench.report import figure, progress
 
 ROUNDS = 3
 WARM_UP_SECONDS = 2
-SATURATE_SECONDS = 4
+SATURATE_SECONDS = 3
 # Requests per second, a fraction of what the slowest of them takes.
 OFFERED_RATE = 20
-OFFERED_SECONDS = 8
+OFFERED_SECONDS = 7
 
 
 def measure(servers: dict[str, System]) -> tuple[dict[str, float], dict[str, Latency]]:

@@ -190,7 +190,7 @@ def test_waits_for_crds_then_serves_from_manifest_to_picture(
     # The request is held until the pod is ready.
     status, body, headers = gateway.generate(name, seed=42)
     assert status == 200
-    assert (body["asked"]["model"], body["asked"]["steps"], body["asked"]["seed"]) == ("shapes-1", 20, 42)
+    assert (body["asked"]["model"], body["asked"]["width"], body["asked"]["seed"]) == ("shapes-1", 512, 42)
     assert (headers["x-imagefleet-model"], headers["x-imagefleet-pool"]) == ("shapes-1", "thumbs")
     token = body["authorization"].removeprefix("Bearer ")
     audience = f"{kubectl.namespace}/thumbs"

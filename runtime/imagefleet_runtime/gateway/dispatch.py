@@ -145,7 +145,7 @@ class _Run:
         if plan is None or plan[0] is not view:
             assert self._trace.seed is not None
             body = images.worker_request(self._request, view, self._route.name, self._trace.seed)
-            plan = self._plans[view.name] = (view, body, images.work_units(body))
+            plan = self._plans[view.name] = (view, body, images.work_units(body, view))
         return plan
 
     def _units(self, view: ModelView) -> float:

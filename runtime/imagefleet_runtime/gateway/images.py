@@ -55,8 +55,8 @@ class WorkerRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     n: int = 1
     width: int
     height: int
-    steps: int
-    guidance_scale: float
+    steps: int | UnsetType = UNSET
+    guidance_scale: float | UnsetType = UNSET
     seed: int
     output_format: str = "png"
     output_compression: int | UnsetType = UNSET
@@ -192,6 +192,8 @@ def quality_steps(quality: str | None, default: int, most: int) -> int:
     return default
 
 
+_QUALITIES_WITH_STEPS = ("low", "high", "hd")
+
 # The reply names one of OpenAI's three qualities.
 _QUALITY_NAMES = {None: "medium", "auto": "medium", "standard": "medium", "hd": "high"}
 
@@ -202,10 +204,11 @@ def worker_request(request: ImagesRequest, view: ModelView, name: str, seed: int
     Raises ApiError (400 `limit_exceeded`) where the request is over one of the model's limits.
     """
     width, height = (parse_size(request.size) if request.size else None) or view.size
-    steps = request.num_inference_steps or quality_steps(request.quality, view.steps, view.max_steps)
+    steps = request.num_inference_steps
+    if steps is None and request.quality in _QUALITIES_WITH_STEPS:
+        steps = quality_steps(request.quality, view.steps, view.max_steps)
     count = request.n or 1
-    _check_limits(view, width, height, steps, count)
-    guidance = request.guidance_scale
+    _check_limits(view, width * height / 1e6, steps or view.steps, count)
     return WorkerRequest(
         model=view.name,
         prompt=request.prompt,
@@ -213,8 +216,9 @@ def worker_request(request: ImagesRequest, view: ModelView, name: str, seed: int
         n=count,
         width=width,
         height=height,
-        steps=steps,
-        guidance_scale=view.guidance_scale if guidance is None else guidance,
+        # Sent only where the caller decides: there are pipelines that take no steps or guidance at all.
+        steps=UNSET if steps is None else steps,
+        guidance_scale=UNSET if request.guidance_scale is None else request.guidance_scale,
         seed=seed,
         output_format=request.output_format or "png",
         output_compression=UNSET if request.output_compression is None else request.output_compression,
@@ -224,23 +228,17 @@ def worker_request(request: ImagesRequest, view: ModelView, name: str, seed: int
     )
 
 
-def _check_limits(view: ModelView, width: int, height: int, steps: int, count: int) -> None:
-    megapixels = width * height / 1e6
-    checks = (
-        (
-            "size",
-            "maxMegapixels",
-            view.max_megapixels,
-            megapixels,
-            f"{width}x{height} is {megapixels:.3g} megapixels",
-        ),
-        ("num_inference_steps", "maxSteps", view.max_steps, steps, f"{steps} steps were asked for"),
-        ("n", "maxImages", view.max_images, count, f"{count} images were asked for"),
-    )
-    for param, limit, most, value, what in checks:
+def _check_limits(view: ModelView, megapixels: float, steps: int, count: int) -> None:
+    for param, limit, most, value in (
+        ("size", "maxMegapixels", view.max_megapixels, megapixels),
+        ("num_inference_steps", "maxSteps", view.max_steps, steps),
+        ("n", "maxImages", view.max_images, count),
+    ):
         if value > most:
             raise invalid(
-                "limit_exceeded", param, f"{what}, but model '{view.name}' allows at most {most:g} ({limit})."
+                "limit_exceeded",
+                param,
+                f"'{param}': {value:.4g} is over {limit} of model '{view.name}', which is {most:g}.",
             )
 
 
@@ -248,12 +246,15 @@ def encode(request: WorkerRequest) -> bytes:
     return _encoder.encode(request)
 
 
-def work_units(request: WorkerRequest) -> float:
-    """Megapixel-steps of a request: megapixels x steps x images x (2 with classifier-free guidance, else 1).
+def work_units(request: WorkerRequest, view: ModelView) -> float:
+    """Megapixel-steps of a request to a model: megapixels x steps x images x (2 with classifier-free
+    guidance, else 1).
 
     Guidance is classifier-free where the scale is over 1. Times seconds per megapixel-step this is the cost
     in GPU-seconds (docs/contract.md, Cost). Worked example: one 512x512 picture, 20 steps, guided:
     0.262144 x 20 x 1 x 2 = 10.48576; at 0.011 s that is 0.115 s.
     """
-    guided = 2 if request.guidance_scale > 1 else 1
-    return request.width * request.height / 1e6 * request.steps * request.n * guided
+    steps = view.steps if request.steps is UNSET else request.steps
+    guidance = view.guidance_scale if request.guidance_scale is UNSET else request.guidance_scale
+    guided = 2 if guidance > 1 else 1
+    return request.width * request.height / 1e6 * steps * request.n * guided

@@ -164,7 +164,7 @@ def test_exactly_at_the_limits() -> None:
     assert (sent.width, sent.height, sent.n, sent.steps) == (1024, 1024, 4, 50)
 
 
-def test_what_is_absent_has_the_models_defaults() -> None:
+def test_what_is_absent_is_left_to_the_model() -> None:
     sent = images.worker_request(images.decode(body_of({})), make_model(), "shapes", seed=42)
     assert json.loads(images.encode(sent)) == {
         "model": "shapes-1",
@@ -172,8 +172,6 @@ def test_what_is_absent_has_the_models_defaults() -> None:
         "prompt": "a red circle",
         "width": 512,
         "height": 512,
-        "steps": 20,
-        "guidance_scale": 5.0,
         "seed": 42,
         "quality": "medium",
     }
@@ -212,12 +210,12 @@ def test_what_is_given_reaches_the_worker() -> None:
 
 def test_work_units_of_the_contracts_example() -> None:
     sent = images.worker_request(images.decode(body_of({})), make_model(), "shapes", seed=1)
-    assert math.isclose(images.work_units(sent), 10.48576)
-    assert math.isclose(images.work_units(sent) * 0.011, 0.115, abs_tol=0.0005)
+    assert math.isclose(images.work_units(sent, make_model()), 10.48576)
+    assert math.isclose(images.work_units(sent, make_model()) * 0.011, 0.115, abs_tol=0.0005)
 
 
 def test_unguided_work_is_half() -> None:
     sent = images.worker_request(
         images.decode(body_of({"guidance_scale": 1})), make_model(), "shapes", seed=1
     )
-    assert math.isclose(images.work_units(sent), 5.24288)
+    assert math.isclose(images.work_units(sent, make_model()), 5.24288)
