@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -83,6 +84,9 @@ class Worker:
         await self.until(holds)
         return await self.model(name)
 
+    async def has_restarted(self, name: str, times: int) -> bool:
+        return bool((await self.model(name))["restarts"] == times)
+
     async def until_running(self, name: str = "tiny-1") -> None:
         async def holds() -> bool:
             return bool((await self.model(name)).get("running") == 1)
@@ -111,17 +115,21 @@ def _children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text()
+
+
 @pytest.fixture(scope="session")
 def models() -> dict[str, Json]:
     """Policy entries of the two demo models, not pinned."""
-    return {name: entry_of(name) for name in ("tiny-1", "tiny-2")}
+    return {name: entry_of(name, MODELS / name) for name in ("tiny-1", "tiny-2")}
 
 
-def entry_of(name: str) -> Json:
+def entry_of(name: str, folder: Path) -> Json:
     return {
         "model": name,
-        "path": str(MODELS / name),
-        "digest": inspect(MODELS / name, DigestCache()).digest,
+        "path": str(folder),
+        "digest": inspect(folder, DigestCache()).digest,
         "defaults": {"steps": 2, "guidanceScale": 5.0, "size": "64x64"},
         "limits": LIMITS,
     }
@@ -440,6 +448,41 @@ async def test_a_killed_engine_fails_its_request_and_the_next_ones_are_drawn(wor
     assert (await worker.client.get("/livez")).status_code == 200
 
 
+async def test_an_engine_that_keeps_dying_is_called_failed_and_loaded_again_later(
+    worker: Worker, models: dict[str, Json]
+) -> None:
+    await worker.put(models["tiny-2"] | {"pinned": True})
+    for crashes in range(3):
+        await worker.until_state("tiny-2", "Resident")
+        await worker.until(lambda: _only_one(worker.engine_pids()))
+        assert (await worker.model("tiny-2"))["restarts"] == crashes
+        [engine] = worker.engine_pids()
+        os.kill(engine, signal.SIGKILL)
+        await worker.until(lambda count=crashes + 1: worker.has_restarted("tiny-2", count))
+    assert (await worker.model("tiny-2"))["reason"] == "EngineCrashed"
+    await worker.until_state("tiny-2", "Resident")
+
+
+async def _only_one(pids: list[int]) -> bool:
+    return len(pids) == 1
+
+
+async def test_weights_that_cannot_be_read_fail_the_load_and_nothing_else(
+    worker: Worker, models: dict[str, Json], tmp_path: Path
+) -> None:
+    folder = tmp_path / "broken"
+    shutil.copytree(MODELS / "tiny-1", folder)
+    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"no weights at all")
+    broken = entry_of("broken", folder)
+    await worker.put(models["tiny-1"] | {"pinned": True}, broken)
+    waiting = await worker.generate(model="broken")
+    assert (waiting.status_code, waiting.json()["error"]["code"]) == (503, "model_loading")
+    assert (await worker.model("broken"))["reason"] == "LoadFailed"
+    refused = await worker.generate(model="broken")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
+    assert (await worker.generate()).status_code == 200
+
+
 async def test_a_caller_that_leaves_frees_the_device(worker: Worker) -> None:
     leaving = asyncio.create_task(worker.generate(steps=MANY_STEPS, n=3))
     await worker.until_running()
@@ -489,6 +532,31 @@ async def test_logs_are_json_without_prompts_or_tokens(shared: Worker, models: d
         2,
         "ok",
     )
+
+
+async def test_a_worker_that_is_still_importing_ends_at_once_when_told_to(tmp_path: Path) -> None:
+    process, address = start_worker(tmp_path)
+    async with httpx.AsyncClient(base_url=address) as client, asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                if (await client.get("/livez")).status_code == 200:
+                    break
+            await asyncio.sleep(0.02)
+        ready = await client.get("/readyz")
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(process.wait, 30) == 0
+    assert (ready.status_code, ready.text) == (503, "importing torch and diffusers")
+    assert '"ready"' not in (tmp_path / "output").read_text()
+
+
+async def test_a_worker_without_its_importer_is_not_live(shared: Worker) -> None:
+    importer = next(pid for pid in _children(shared.process.pid) if "forkserver" in _command(pid))
+    os.kill(importer, signal.SIGKILL)
+
+    async def not_live() -> bool:
+        return (await shared.client.get("/livez")).status_code == 503
+
+    await shared.until(not_live)
 
 
 async def test_bad_settings_end_the_worker_with_a_message(tmp_path: Path) -> None:

@@ -248,9 +248,9 @@ class Loader:
         delay = crash_delay(model.crashes, now)
         if delay is None:
             self._set_absent(model)
-            self._wake.set()
         else:
             self._fail(model, "EngineCrashed", f"{how}, {len(model.crashes)} times of late", delay)
+        self._wake.set()
 
     def _fail(
         self, model: Model, reason: str, message: str, retry_seconds: float, looks: object = None
