@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from imagefleet_operator.plan.policy import Annotate, Step
 from imagefleet_operator.plan.types import Json, Parent, Pod, Refusal, Worker
 from imagefleet_operator.render import hash_of
 from imagefleet_operator.store.records import PLACEMENT_ANNOTATION, child_record, our_fields
-from imagefleet_operator.store.store import Store
+from imagefleet_operator.store.store import Key, Store
 from imagefleet_operator.workers import WorkerClient, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -31,12 +31,14 @@ class Actor:
         client: KubeClient,
         workers: WorkerClient,
         events: EventRecorder,
+        wake: Callable[[Iterable[Key]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._client = client
         self._workers = workers
         self._events = events
+        self._wake = wake
         self._clock = clock
 
     async def child(self, body: Json, owner: Parent[Any]) -> bool | Refusal:
@@ -102,9 +104,10 @@ class Actor:
             metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, "put").inc()
             logger.warning("worker %s/%s did not take its models: %s", pod.namespace, pod.name, error)
             silent = state.silent_since or self._clock()
-            self._store.put_worker(pod, replace(state, silent_since=silent))
+            self._wake(self._store.put_worker(pod, replace(state, silent_since=silent)))
             return False
-        self._store.put_worker(pod, replace(state, report=report, silent_since=None, policy_hash=policy_hash))
+        told = replace(state, report=report, silent_since=None, policy_hash=policy_hash)
+        self._wake(self._store.put_worker(pod, told))
         return True
 
     async def status(self, kind: Kind, parent: Parent[Any], status: Json) -> None:

@@ -42,8 +42,9 @@ class Leader:
         self._store = Store()
         key = load_key(settings.caller_key_file)
         self._workers = WorkerClient(Tokens(key))
-        self._poller = Poller(self._store, self._workers, self._wake_one)
-        actor = Actor(self._store, client, self._workers, EventRecorder(client, settings.lease.identity))
+        self._poller = Poller(self._store, self._workers, self._wake)
+        events = EventRecorder(client, settings.lease.identity)
+        actor = Actor(self._store, client, self._workers, events, self._wake)
         reconciler = Reconciler(
             self._store,
             actor,
@@ -117,9 +118,6 @@ class Leader:
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add(key)
-
-    def _wake_one(self, key: Key) -> None:
-        self._queue.add(key)
 
     def _poll(self, pod: Name, seconds: float) -> None:
         self._polls.add(pod, self._poller.interval(pod, seconds))

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -156,7 +156,7 @@ class Poller:
         self,
         store: Store,
         workers: WorkerClient,
-        wake: Callable[[Key], None],
+        wake: Callable[[Iterable[Key]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -176,14 +176,11 @@ class Poller:
         if pod is None or not pod.ready or pod.deleting:
             self._intervals.pop(name, None)
             return None
-        before = self._store.worker(pod)
         after = await self._ask(pod)
-        self._store.put_worker(pod, after)
-        if before != after or after.silent_since is not None:
-            self._wake(("pool", pod.namespace, pod.pool))
-            pool = self._store.pool(pod.namespace, pod.pool)
-            for entry in pool.spec.models if pool and pool.spec else ():
-                self._wake(("model", pod.namespace, entry.model))
+        self._wake(self._store.put_worker(pod, after))
+        if after.silent_since is not None:
+            # How long it has been silent is part of the pool's condition.
+            self._wake([("pool", pod.namespace, pod.pool)])
         return self._intervals.get(name)
 
     async def _ask(self, pod: Pod) -> WorkerState:

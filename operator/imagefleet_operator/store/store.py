@@ -95,11 +95,16 @@ class Store:
         state = self._workers.get((pod.namespace, pod.name))
         return state if state is not None and state.uid == pod.uid else WorkerState(pod.uid)
 
-    def put_worker(self, pod: Pod, state: WorkerState) -> None:
+    def put_worker(self, pod: Pod, state: WorkerState) -> set[Key]:
         """Remember what a worker said, unless its pod has gone or is no longer ready by now."""
         current = self.pod(pod.namespace, pod.name)
-        if current is not None and current.uid == pod.uid and current.ready:
-            self._workers[pod.namespace, pod.name] = state
+        if current is None or current.uid != pod.uid or not current.ready or self.worker(pod) == state:
+            return set()
+        self._workers[pod.namespace, pod.name] = state
+        pool = self.pool(pod.namespace, pod.pool)
+        return _keys_of(pod) | (
+            self._concerned((POOL.kind, pod.namespace, pod.pool), pool) if pool else set()
+        )
 
     def trust(self, child: Child) -> None:
         """The fields that we own of it now are those of our last apply: losing one is drift."""
