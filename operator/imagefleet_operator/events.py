@@ -14,8 +14,8 @@ from imagefleet_operator.plan.conditions import Transition, truncated
 from imagefleet_operator.plan.types import Json, Parent
 
 logger = logging.getLogger(__name__)
-NOTE_LIMIT = 1000
-"""The API allows 1,024 bytes; the mark of what was cut off takes three."""
+NOTE_BYTES = 1024
+"""The API's limit on a note."""
 REMEMBERED = 4096
 REPEAT_SECONDS = 600.0
 """The same transition of the same object makes no second Event within this time: flapping is told once."""
@@ -35,7 +35,7 @@ def event_body(kind: Kind, parent: Parent[Any], transition: Transition, identity
         "action": "Reconcile",
         "type": "Warning" if transition.warning else "Normal",
         "reason": transition.reason,
-        "note": truncated(f"{transition.kind} is {transition.status}: {transition.message}", NOTE_LIMIT),
+        "note": _note(transition),
         "regarding": {
             "apiVersion": kind.api_version,
             "kind": kind.kind,
@@ -44,6 +44,11 @@ def event_body(kind: Kind, parent: Parent[Any], transition: Transition, identity
             "uid": parent.uid,
         },
     }
+
+
+def _note(transition: Transition) -> str:
+    line = truncated(f"{transition.kind} is {transition.status}: {transition.message}")
+    return line.encode()[:NOTE_BYTES].decode(errors="ignore")
 
 
 class EventRecorder:

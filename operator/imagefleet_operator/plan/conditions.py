@@ -17,7 +17,6 @@ REASONS: dict[str, str] = {
     "Ready": "Everything that the spec asks for is there.",
     "ScaledToZero": "spec.replicas is 0: there is nothing to run, on purpose.",
     "SpecInvalid": "The spec cannot be read; the message names the field.",
-    "Deleting": "The object is being deleted.",
     "Progressing": "Work is under way and needs no help.",
     "ChildNotOwned": "An object that the pool or model needs has the same name and belongs to someone else.",
     "ChildRejected": "The API server refused an object that the pool or model needs.",
