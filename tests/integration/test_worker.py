@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,6 @@ class Worker:
     process: subprocess.Popen[bytes]
     client: httpx.AsyncClient
     output: Path
-    models: dict[str, Json] = field(default_factory=dict)
 
     async def state(self) -> Json:
         answer = await self.client.get("/v1/worker", headers=bearer("operator"))
@@ -458,7 +458,7 @@ async def test_an_engine_that_keeps_dying_is_called_failed_and_loaded_again_late
         assert (await worker.model("tiny-2"))["restarts"] == crashes
         [engine] = worker.engine_pids()
         os.kill(engine, signal.SIGKILL)
-        await worker.until(lambda count=crashes + 1: worker.has_restarted("tiny-2", count))
+        await worker.until(partial(worker.has_restarted, "tiny-2", crashes + 1))
     assert (await worker.model("tiny-2"))["reason"] == "EngineCrashed"
     await worker.until_state("tiny-2", "Resident")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
@@ -36,9 +38,10 @@ class EngineHandle:
         self._loop = asyncio.get_running_loop()
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
         self._exited = asyncio.Event()
+        self._exit_code: int | None = None
         self._stopping = False
-        self._loop.add_reader(connection.fileno(), self._readable)
-        self._loop.add_reader(process.sentinel, self._ended)
+        # A thread, for ``Connection`` needs a blocking descriptor and event loops make those they watch non-blocking.
+        threading.Thread(target=self._read, daemon=True, name=f"engine-{process.pid}").start()
 
     @classmethod
     async def start(cls, importer: Importer, on_exit: Callable[[EngineHandle], None]) -> EngineHandle:
@@ -81,27 +84,20 @@ class EngineHandle:
             self._process.kill()
         await self._exited.wait()
 
-    def _readable(self) -> None:
-        if not self._take_answer():
-            self._loop.remove_reader(self._connection.fileno())
+    def _read(self) -> None:
+        """Runs in the thread: hand on all answers, then the exit code."""
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._in_loop(self._answers.put_nowait, self._connection.recv())
+        self._process.join()
+        self._in_loop(self._ended, self._process.exitcode)
 
-    def _take_answer(self) -> bool:
-        """Receive one answer; False at the pipe's end, which only ``recv`` can tell from an answer.
+    def _in_loop(self, call: Callable[..., None], argument: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the worker ends
+            self._loop.call_soon_threadsafe(call, argument)
 
-        Blocks while the rest of a large message arrives: milliseconds, for it is written as one.
-        """
-        try:
-            self._answers.put_nowait(self._connection.recv())
-        except (EOFError, ConnectionResetError):
-            return False
-        return True
-
-    def _ended(self) -> None:
-        self._loop.remove_reader(self._process.sentinel)
-        self._loop.remove_reader(self._connection.fileno())
-        while self._connection.poll() and self._take_answer():
-            pass  # what it said before its end still counts
-        self._exit_code = self._process.exitcode
+    def _ended(self, exit_code: int | None) -> None:
+        self._exit_code = exit_code
         self._connection.close()
         self._process.close()
         self._exited.set()

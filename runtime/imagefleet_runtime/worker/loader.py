@@ -81,8 +81,7 @@ class Loader:
                 await self._perform(step)
 
     async def stop_engines(self) -> None:
-        for model in self._models.values():
-            await self._stop_engine(model)
+        await self._unload(*self._models.values())
 
     async def _perform(self, step: LoadNext | DoesNotFit) -> None:
         model = self._models[step.model]
@@ -91,7 +90,7 @@ class Loader:
             return
         for name in step.evict:
             log("model_evicted", model=name, for_model=model.name)
-            await self._unload(self._models[name])
+        await self._unload(*(self._models[name] for name in step.evict))
         await self._load(model)
 
     async def _sleep(self) -> None:
@@ -148,15 +147,21 @@ class Loader:
                     continue
             self._set_absent(model)
 
-    async def _unload(self, model: Model) -> None:
-        await self._stop_engine(model)
-        self._set_absent(model)
+    async def _unload(self, *models: Model) -> None:
+        """End the engines of ``models``. First they all cease to serve, so that no request starts on one meanwhile."""
+        engines = [(model, model.engine) for model in models]
+        for model in models:
+            model.engine = None
+            self._set_absent(model)
+        for model, engine in engines:
+            if engine is not None:
+                await engine.stop()
+                log("model_unloaded", model=model.name)
 
     async def _stop_engine(self, model: Model) -> None:
         engine, model.engine = model.engine, None
         if engine is not None:
             await engine.stop()
-            log("model_unloaded", model=model.name)
 
     def _set_absent(self, model: Model) -> None:
         model.state = State.ABSENT

@@ -13,7 +13,8 @@ KEY = Ed25519PrivateKey.generate()
 
 
 def pem(key: Any) -> str:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    text: bytes = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    return text.decode()
 
 
 AUTHENTICATOR = Authenticator(pem(KEY), "team-a/thumbnails")

@@ -1,7 +1,9 @@
+import hashlib
 import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -173,10 +175,13 @@ def test_a_second_look_hashes_only_what_changed(tmp_path: Path, monkeypatch: pyt
     cache = DigestCache()
     first = inspect(folder, cache)
     hashed: list[str] = []
-    real = source.hashlib.file_digest
-    monkeypatch.setattr(
-        source.hashlib, "file_digest", lambda s, name: (hashed.append(s.name), real(s, name))[1]
-    )
+    real = hashlib.file_digest
+
+    def noting(stream: Any, name: str) -> Any:
+        hashed.append(stream.name)
+        return real(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", noting)
     assert inspect(folder, cache) == first
     assert hashed == []
     weights = folder / "unet/model.safetensors"
