@@ -31,6 +31,10 @@ deadline."""
 DRAIN_SECONDS = 5.0
 
 
+class WatchError(Exception):
+    """kopf gave up: the API server went on refusing a list or a watch."""
+
+
 class Leader:
     """Everything that only the leading replica runs."""
 
@@ -58,37 +62,40 @@ class Leader:
         self._polls: WorkQueue[Name] = WorkQueue("poll", self._poller.run, concurrency=POLLS_AT_ONCE)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Reconcile until ``stop`` is set, or until something ends that must not: then raises."""
-        await list_all(self._store, self._client)
-        self._queue.start()
-        self._polls.start()
-        self._wake(self._store.parent_keys())
-        logger.info("listed %s", ", ".join(f"{n} {kind}" for kind, n in sorted(self._store.counts().items())))
-        registry = make_registry(self._store, self._wake, self._configuration)
-        watches = kopf.operator(
-            registry=registry,
-            settings=make_settings(),
-            clusterwide=True,
-            standalone=True,
-            # Its default asks for the user's name, which a container's user id need not have.
-            identity=self._identity,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
-            stop_flag=stop,
-        )
-        tasks = [
-            asyncio.create_task(watches, name="kopf"),
-            asyncio.create_task(self._resync(), name="resync"),
-        ]
+        """Reconcile until ``stop`` is set, or until something ends that must not.
+
+        Raises MissingKindError, ApiError, ApiUnreachableError for the first lists, and WatchError for the watches.
+        """
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await list_all(self._store, self._client)
+            counts = sorted(self._store.counts().items())
+            logger.info("listed %s", ", ".join(f"{count} {kind}" for kind, count in counts) or "nothing")
+            self._queue.start()
+            self._polls.start()
+            self._wake(self._store.parent_keys())
+            resyncing = asyncio.create_task(self._resync(), name="resync")
+            try:
+                await self._watch(stop)
+            finally:
+                resyncing.cancel()
+                await self._queue.stop(DRAIN_SECONDS)
+                await self._polls.stop(0)
         finally:
-            for task in tasks:
-                task.cancel()
-            await self._queue.stop(DRAIN_SECONDS)
-            await self._polls.stop(0)
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self._workers.close()
+
+    async def _watch(self, stop: asyncio.Event) -> None:
+        try:
+            await kopf.operator(
+                registry=make_registry(self._store, self._wake, self._configuration),
+                settings=make_settings(),
+                clusterwide=True,
+                standalone=True,
+                # Its default asks for the user's name, which a container's user id need not have.
+                identity=self._identity,  # type: ignore[arg-type]  # a NewType of str that kopf does not export
+                stop_flag=stop,
+            )
+        except Exception as error:
+            raise WatchError(f"the watches ended, starting again is the cure: {error!r}") from error
 
     def problems(self) -> list[str]:
         """What is wrong with the queues; nothing where they work."""

@@ -16,7 +16,7 @@ from imagefleet_operator.client import (
     load_configuration,
 )
 from imagefleet_operator.election import Election
-from imagefleet_operator.leader import Leader
+from imagefleet_operator.leader import Leader, WatchError
 from imagefleet_operator.server import Probes, start_server
 from imagefleet_operator.settings import Settings, parse_settings
 from imagefleet_operator.sync import MissingKindError
@@ -24,6 +24,16 @@ from imagefleet_operator.workers import CallerKeyError
 
 logger = logging.getLogger(__name__)
 
+EXPECTED = (
+    CredentialsError,
+    CallerKeyError,
+    MissingKindError,
+    WatchError,
+    ApiError,
+    ApiUnreachableError,
+    OSError,
+)
+"""What a message explains; anything else is a bug and ends with its traceback."""
 LOST_LEASE = 3
 """Exit status after the Lease was lost: another replica may lead already, so nothing more may be written."""
 
@@ -40,14 +50,7 @@ def main() -> None:
         logging.getLogger("kopf").setLevel(logging.WARNING)
     try:
         asyncio.run(run(settings))
-    except (
-        CredentialsError,
-        CallerKeyError,
-        MissingKindError,
-        ApiError,
-        ApiUnreachableError,
-        OSError,
-    ) as error:
+    except EXPECTED as error:
         sys.exit(f"imagefleet-operator: {error}")
 
 
