@@ -45,6 +45,7 @@ async def _serve(settings: Settings, authenticator: Authenticator, importer: Imp
         port=settings.port,
         access_log=False,  # one line per request is written by the app itself, without addresses and paths
         log_level="warning",
+        timeout_keep_alive=75,  # longer than callers keep idle connections, so that they are the ones to close
         lifespan="off",
     )
     server = _Server(config)
