@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import ssl
@@ -143,7 +144,7 @@ def end_state(kubectl: Kubectl) -> dict[str, Any]:
         if one["kind"] == "Pod":
             one = {"metadata": {"annotations": one["metadata"]["annotations"]}}
         state[name] = lasting({part: one.get(part) for part in parts & set(one)})
-    return state
+    return dict(json.loads(json.dumps(state).replace(kubectl.namespace, "NAMESPACE")))
 
 
 def lasting(value: Any) -> Any:

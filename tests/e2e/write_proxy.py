@@ -63,8 +63,12 @@ class WriteProxy:
         self.address = f"http://{host}:{port}"
 
     async def _stop(self) -> None:
-        await self._session.close()
         await self._runner.cleanup()
+        open_requests = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in open_requests:
+            task.cancel()
+        await asyncio.gather(*open_requests, return_exceptions=True)
+        await self._session.close()
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         headers = {k: v for k, v in request.headers.items() if k.lower() not in NOT_FORWARDED}

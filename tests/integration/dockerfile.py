@@ -55,7 +55,8 @@ def build_context(target: Path) -> None:
 def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
-        shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored)
     else:
         shutil.copy2(source, target)
 
@@ -71,7 +72,7 @@ class Sandbox:
     variables: Mapping[str, str] = field(default_factory=dict)
 
     def copy(self, text: str) -> None:
-        """Carry out a COPY from the build context. Raises FileNotFoundError where the context lacks a source."""
+        """Carry out a COPY. Raises FileNotFoundError where the build context lacks a source."""
         *sources, target = text.split()
         for source in sources:
             into_folder = target.endswith("./")
@@ -83,7 +84,7 @@ class Sandbox:
         for word, ours in self.replace.items():
             command = command.replace(word, ours)
         for folder in ("/opt/imagefleet", "/models"):
-            command = re.sub(rf"(?<![\w/.-]){folder}\b", str(self.root) + folder, command)
+            command = re.sub(rf"(?<![\w/.-]){folder}\b", f"{self.root}{folder}", command)
         variables = {
             name: str(self.root) + value if value.startswith("/") else value
             for name, value in environment(stage).items()
@@ -91,7 +92,7 @@ class Sandbox:
         done = subprocess.run(
             ["/bin/sh", "-euc", command],
             cwd=self.root / "src",
-            env=os.environ | variables | self.variables,
+            env={**os.environ, **variables, **self.variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

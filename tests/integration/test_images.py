@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from tests.integration.dockerfile import ROOT, Sandbox, build_context, environme
 COMPONENTS = ("operator", "gateway", "worker")
 PORTS = {"operator": "8081", "gateway": "8080", "worker": "8000"}
 DOCKERFILES = {component: ROOT / "images" / component / "Dockerfile" for component in COMPONENTS}
-# What must not be installed beside a program: weights' libraries in the control plane, a slow framework in the gateway.
+# What must not be installed beside a program: torch in the control plane, a slow framework in the gateway.
 UNWANTED = {
     "operator": ("torch", "diffusers", "transformers", "fastapi", "uvicorn"),
     "gateway": ("torch", "diffusers", "transformers", "fastapi", "starlette", "kopf"),

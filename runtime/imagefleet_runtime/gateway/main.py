@@ -119,10 +119,7 @@ def main() -> None:
     )
     try:
         settings = read_settings()
+        logging.getLogger().setLevel(settings.log_level.upper())
         uvloop.run(serve(settings))
     except (SettingsError, KeyFileError, config.ConfigException) as error:
         sys.exit(f"imagefleet-gateway: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 
 class SettingsError(ValueError):
     """A variable's value cannot be used; the message names it and says what it takes."""
@@ -28,6 +30,8 @@ class Settings:
     """After SIGTERM, how long running and held requests may still take."""
     lame_duck_seconds: float
     """After SIGTERM, how long the port stays open at least: endpoints are withdrawn with a lag."""
+    log_level: str = "info"
+    """Of the process's own log; every request's line is written whatever it is."""
 
 
 def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
@@ -45,6 +49,7 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         upstream_seconds=_number(env, "IMAGEFLEET_UPSTREAM_SECONDS", "600", 1, 86400, float),
         grace_seconds=_number(env, "IMAGEFLEET_GRACE_SECONDS", "330", 0, 86400, float),
         lame_duck_seconds=_number(env, "IMAGEFLEET_LAME_DUCK_SECONDS", "5", 0, 600, float),
+        log_level=_choice(env, "IMAGEFLEET_LOG_LEVEL", "info", LOG_LEVELS),
     )
 
 
@@ -53,6 +58,13 @@ def _text(env: Mapping[str, str], name: str, default: str | None) -> str:
     if value is None:
         raise SettingsError(f"{name} is not set; it has no default")
     return value
+
+
+def _choice(env: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]) -> str:
+    text = _text(env, name, default).lower()
+    if text not in choices:
+        raise SettingsError(f"{name} must be one of {', '.join(choices)}, not {text!r}")
+    return text
 
 
 def _number(

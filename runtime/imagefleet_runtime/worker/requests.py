@@ -7,12 +7,16 @@ from imagefleet_runtime.worker.calibration import work_units
 from imagefleet_runtime.worker.messages import Capabilities, Generate
 from imagefleet_runtime.worker.policy import GenerateBody, Limits, ModelPolicy
 
+# The gateway hands these errors to its caller as they are, so they name the public API's parameters.
+SIZE = "size"
+STEPS = "num_inference_steps"
+
 
 def resolve(body: GenerateBody, entry: ModelPolicy, random_seed: int) -> Generate:
     """The drawing that ``body`` asks of the model ``entry``. Raises ApiError (limit_exceeded, invalid_value)."""
     width, height = entry.defaults.width_height
     if (body.width is None) != (body.height is None):
-        raise errors.invalid("invalid_value", "give both width and height, or neither", "width")
+        raise errors.invalid("invalid_value", "give both width and height, or neither", SIZE)
     drawing = Generate(
         prompt=body.prompt,
         negative_prompt=body.negative_prompt,
@@ -38,9 +42,9 @@ def resolve(body: GenerateBody, entry: ModelPolicy, random_seed: int) -> Generat
 def _check_limits(drawing: Generate, limits: Limits) -> None:
     megapixels = drawing.width * drawing.height / 1e6
     checks = (
-        ("steps", "steps", drawing.steps, limits.maxSteps),
+        (STEPS, "steps", drawing.steps, limits.maxSteps),
         ("n", "images", drawing.n, limits.maxImages),
-        ("width", "megapixels", megapixels, limits.maxMegapixels),
+        (SIZE, "megapixels", megapixels, limits.maxMegapixels),
     )
     for param, unit, value, limit in checks:
         if limit is not None and value > limit:
@@ -54,8 +58,8 @@ def check_supported(body: GenerateBody, drawing: Generate, capabilities: Capabil
     _check_size(drawing, capabilities.size_multiple)
     if body.guidance_scale is not None and "guidance_scale" not in capabilities.parameters:
         raise _unsupported("guidance_scale", capabilities.class_name)
-    if body.steps is not None and "num_inference_steps" not in capabilities.parameters:
-        raise _unsupported("steps", capabilities.class_name)
+    if body.steps is not None and STEPS not in capabilities.parameters:
+        raise _unsupported(STEPS, capabilities.class_name)
     if not body.negative_prompt:
         return
     if not capabilities.negative_prompt:
@@ -73,14 +77,14 @@ def _unsupported(param: str, class_name: str) -> errors.ApiError:
 
 
 def _check_size(drawing: Generate, multiple: int) -> None:
-    for param, value in (("width", drawing.width), ("height", drawing.height)):
+    for side, value in (("width", drawing.width), ("height", drawing.height)):
         if value % multiple:
             below, above = value - value % multiple, value - value % multiple + multiple
             near = f"{below} or {above}" if below else str(above)
             raise errors.invalid(
                 "size_not_supported",
-                f"{param} {value} is not a multiple of {multiple}; the nearest that work: {near}",
-                param,
+                f"{side} {value} is not a multiple of {multiple}; the nearest that work: {near}",
+                SIZE,
             )
 
 

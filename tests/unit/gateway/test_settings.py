@@ -32,6 +32,7 @@ BAD = {
     ),
     "a negative wait": ({"IMAGEFLEET_HOLD_SECONDS": "-1"}, "IMAGEFLEET_HOLD_SECONDS must be"),
     "a negative limit": ({"IMAGEFLEET_HOLD_LIMIT": "-1"}, "IMAGEFLEET_HOLD_LIMIT must be"),
+    "no such level": ({"IMAGEFLEET_LOG_LEVEL": "loud"}, "IMAGEFLEET_LOG_LEVEL must be one of debug, info"),
     "no time for a worker": ({"IMAGEFLEET_UPSTREAM_SECONDS": "0"}, "IMAGEFLEET_UPSTREAM_SECONDS must be"),
 }
 

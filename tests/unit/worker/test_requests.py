@@ -51,9 +51,9 @@ def test_guidance_doubles_the_units() -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"steps": 51}, "steps"),
+        ({"steps": 51}, "num_inference_steps"),
         ({"n": 5}, "n"),
-        ({"width": 1100, "height": 1001}, "width"),
+        ({"width": 1100, "height": 1001}, "size"),
     ],
 )
 def test_more_than_the_limits_is_refused_not_clamped(fields: dict[str, Any], param: str) -> None:
@@ -75,10 +75,10 @@ def test_a_model_without_limits_has_none() -> None:
 @pytest.mark.parametrize(
     ("fields", "pipeline", "code", "param"),
     [
-        ({"width": 60, "height": 64}, {}, "size_not_supported", "width"),
-        ({"width": 64, "height": 60}, {}, "size_not_supported", "height"),
-        ({"width": 72, "height": 64}, {"size_multiple": 16}, "size_not_supported", "width"),
-        ({"steps": 3}, {"parameters": frozenset({"prompt"})}, "unsupported_parameter", "steps"),
+        ({"width": 60, "height": 64}, {}, "size_not_supported", "size"),
+        ({"width": 64, "height": 60}, {}, "size_not_supported", "size"),
+        ({"width": 72, "height": 64}, {"size_multiple": 16}, "size_not_supported", "size"),
+        ({"steps": 3}, {"parameters": frozenset({"prompt"})}, "unsupported_parameter", "num_inference_steps"),
         (
             {"guidance_scale": 3.0},
             {"parameters": frozenset({"prompt"})},
