@@ -93,11 +93,14 @@ def steps(worker: Worker, policy: tuple[Json, ...]) -> tuple[Step, ...]:
     shown = annotated(worker.pod.placement)
     kept = {model: wanted[model] for model in shown if model in wanted}
     put = _put(worker, policy)
-    before = Annotate(placement_text(kept)) if put and shown.keys() - wanted.keys() else None
-    final = placement_text(wanted)
-    current = before.placement if before else worker.pod.placement
-    after = Annotate(final) if current != final else None
-    return tuple(step for step in (before, put, after) if step is not None)
+    before = kept if put and len(kept) < len(shown) else None
+    after = wanted if wanted != (shown if before is None else before) else None
+    found = (_annotate(before), put, _annotate(after))
+    return tuple(step for step in found if step is not None)
+
+
+def _annotate(placement: Mapping[str, bool] | None) -> Annotate | None:
+    return None if placement is None else Annotate(placement_text(placement))
 
 
 def _put(worker: Worker, policy: tuple[Json, ...]) -> Put | None:

@@ -47,6 +47,7 @@ def holds(names: str, shown: str, told: tuple[Json, ...] | None) -> Worker:
             holds("", ON_A, (A,)), (A,), ["put a"], id="after a restart of the worker it is told again"
         ),
         pytest.param(holds("a", "", (A,)), (A,), [ON_A], id="the annotation was lost"),
+        pytest.param(holds("", "", ()), (), [], id="nothing to hold needs no annotation"),
         pytest.param(holds("a", "no json", (A,)), (A,), [ON_A], id="the annotation was spoilt"),
         pytest.param(
             holds("a", ON_A, (A,)),
