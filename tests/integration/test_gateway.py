@@ -136,7 +136,7 @@ class Gateway:
         self.log = folder / "gateway.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "imagefleet_runtime.gateway.entry"],
+                [str(Path(sys.prefix, "bin", "imagefleet-gateway"))],
                 env=os.environ | env,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -74,7 +74,8 @@ volumes:
 name: {{ .component }}
 image: {{ include "imagefleet.image" (dict "root" .root "image" $values.image) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-command: [imagefleet-{{ .component }}]
+# A first process ignores signals that it has no handler for yet: an init stands in until it has.
+command: [dumb-init, --single-child, --, imagefleet-{{ .component }}]
 startupProbe:
   httpGet: {path: /livez, port: http}
   periodSeconds: 2

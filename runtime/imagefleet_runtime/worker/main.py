@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 
 
 def main() -> None:
-    # A container's first process ignores signals that it has no handler for, and imports take a while.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     parser = argparse.ArgumentParser(prog="imagefleet-worker", description="Serve diffusers pipelines")
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="serve models (the default); settings come from IMAGEFLEET_* variables")

@@ -87,7 +87,10 @@ def test_a_worker_on_the_cpu_asks_for_no_accelerator() -> None:
 def test_a_worker_is_told_what_the_contract_says() -> None:
     pod = pod_spec(SPEC)
     container = pod["containers"][0]
-    assert (container["command"], container["args"]) == (["imagefleet-worker"], ["serve"])
+    assert (container["command"], container["args"]) == (
+        ["dumb-init", "--single-child", "--", "imagefleet-worker"],
+        ["serve"],
+    )
     assert {e["name"]: e.get("value", e.get("valueFrom")) for e in container["env"]} == {
         "IMAGEFLEET_NAMESPACE": "ns",
         "IMAGEFLEET_POOL": "thumbs",
