@@ -35,8 +35,9 @@ $(VENV): pyproject.toml uv.lock | $(UV)
 setup: $(VENV) ## Install all dependencies into .venv
 
 .PHONY: demo
-demo: $(VENV) demo-model cluster-build ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONCE=1: ends)
-	@$(PY) -m scripts.demo
+demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONCE=1: ends)
+	@started=$$(date +%s); $(MAKE) setup demo-model cluster-build; \
+	  DEMO_SETUP_SECONDS=$$(( $$(date +%s) - started )) exec $(PY) -m scripts.demo
 
 .PHONY: test test-unit test-integration test-e2e
 test: $(VENV) demo-model cluster-build ## Set everything up and run all tests

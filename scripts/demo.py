@@ -30,8 +30,11 @@ NODES = (NodeSpec("node-1", gpus=2), NodeSpec("node-2", gpus=2))
 class Stages:
     """Tells what is going on, and how long each stage took."""
 
-    def __init__(self) -> None:
+    def __init__(self, setup: float | None) -> None:
         self.seconds: dict[str, float] = {}
+        if setup is not None:
+            self.seconds["set-up"] = setup
+            print(f"  set-up: dependencies, demo models, local cluster ... {setup:.1f} s", flush=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -45,8 +48,9 @@ class Stages:
 def main() -> int:
     folder = Path(os.environ.get("DEMO_FOLDER", DEFAULT_FOLDER))
     out = Path(os.environ.get("DEMO_OUT", REPOSITORY / "out"))
-    stages = Stages()
     print("imagefleet demo: from two manifests to a picture", flush=True)
+    setup = os.environ.get("DEMO_SETUP_SECONDS")
+    stages = Stages(float(setup) if setup else None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         fleet = _start(stages, folder)
