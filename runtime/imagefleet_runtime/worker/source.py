@@ -1,11 +1,12 @@
 """What is in a model's folder: its digest, and whether a worker may load it. Reads files; imports no torch.
 
-A SourceError is a finding about the folder. An OSError (no permission, a broken disk) is a failure to find out, and
-passes through to the caller, who may try again.
+A SourceError is a finding about the folder, files that may not be read included. Any other OSError (a broken disk) is
+a failure to find out, and passes through to the caller, who may try again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,18 +98,37 @@ def inspect(
     _require_weights(files)
     if class_name not in (None, AUTO_CLASS, found_class):
         raise SourceError("ClassMismatch", f"model_index.json says {found_class}, not {class_name}")
-    found = folder_digest(files, cache)
+    with _refusing_unreadable():
+        found = folder_digest(files, cache)
     if digest is not None and digest != found:
         raise SourceError("DigestMismatch", f"the folder's digest is {found}, not {digest}", digest=found)
     return Source(found, sum(file.size for file in files), len(files), found_class)
 
 
 def scan(folder: Path) -> list[File]:
-    """All files of ``folder``, sorted bytewise by relative name. Raises SourceError (SourceNotFound, UnsafePath)."""
-    if not folder.is_dir():
-        raise SourceError("SourceNotFound", f"there is no folder {folder}")
-    root = os.path.realpath(folder)
-    return sorted(_walk(os.fsencode(root), b"", root), key=lambda file: file.name)
+    """All files of ``folder``, sorted bytewise by relative name.
+
+    Raises SourceError (SourceNotFound, SourceUnreadable, UnsafePath).
+    """
+    with _refusing_unreadable():
+        if not folder.is_dir():
+            raise SourceError("SourceNotFound", f"there is no folder {folder}")
+        root = os.path.realpath(folder)
+        return sorted(_walk(os.fsencode(root), b"", root), key=lambda file: file.name)
+
+
+@contextlib.contextmanager
+def _refusing_unreadable() -> Iterator[None]:
+    """Turn a PermissionError into SourceError (SourceUnreadable)."""
+    try:
+        yield
+    except PermissionError as error:
+        path = os.fsdecode(error.filename or "the folder").rstrip("/")
+        raise SourceError(
+            "SourceUnreadable",
+            f"{path}: {error.strerror}; make its files readable and its folders searchable by uid {os.getuid()}, "
+            "for one with chmod -R a+rX",
+        ) from None
 
 
 def _walk(root: bytes, prefix: bytes, real_root: str) -> Iterator[File]:
@@ -161,12 +181,15 @@ def pipeline_class(folder: Path) -> str:
 
 def read_index(folder: Path) -> dict[str, Any]:
     """``model_index.json`` of ``folder``, with a ``_class_name`` that is a plain name. Raises SourceError."""
+    file = folder / "model_index.json"
+    with _refusing_unreadable():
+        if not file.is_file():  # a named pipe would never end
+            raise SourceError("NotAPipeline", "the folder holds no model_index.json")
+        text = file.read_bytes()
     try:
-        index = json.loads((folder / "model_index.json").read_bytes())
-    except FileNotFoundError:
-        raise SourceError("NotAPipeline", "the folder holds no model_index.json") from None
-    except ValueError as error:
-        raise SourceError("NotAPipeline", f"model_index.json cannot be read: {error}") from None
+        index = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SourceError("NotAPipeline", f"model_index.json is not JSON: {error}") from None
     name = index.get("_class_name") if isinstance(index, dict) else None
     # A pair [module, class] would name code that comes with the model.
     if not isinstance(name, str) or not CLASS_NAME.fullmatch(name):
@@ -183,9 +206,17 @@ def folder_digest(files: list[File], cache: DigestCache) -> str:
     return f"sha256:{whole.hexdigest()}"
 
 
+def total_bytes(folder: Path) -> int:
+    """Size of all files of ``folder``. Raises SourceError."""
+    return sum(file.size for file in scan(folder))
+
+
 def signature(folder: Path) -> object:
-    """Equal for equal folders, by names, sizes and times: tells without hashing that a refused folder was mended."""
+    """Equal for equal folders, by names, sizes, times and permission to read: tells without hashing that a refused
+    folder was mended."""
     try:
-        return scan(folder)
+        return [(file, os.access(file.path, os.R_OK)) for file in scan(folder)]
     except SourceError as error:
         return error.reason, error.message
+    except OSError as error:
+        return str(error)

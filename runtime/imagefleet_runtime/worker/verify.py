@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,12 @@ def encode(finding: dict[str, Any]) -> bytes:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 whether the source is good or not. An OSError while writing the report is for the caller to see."""
-    text = encode(report(arguments.uri, arguments.digest, arguments.class_name))
-    Path(arguments.report).write_bytes(text)
+    """0 whether the source is good or not; 1, with a line on standard error, where that could not be found out."""
+    try:
+        text = encode(report(arguments.uri, arguments.digest, arguments.class_name))
+        Path(arguments.report).write_bytes(text)
+    except OSError as error:  # a disk or network volume that fails, or no place for the report
+        print(f"imagefleet-worker verify: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     print(text.decode())  # noqa: T201  the command's output
     return 0

@@ -1,7 +1,10 @@
+import errno
 import hashlib
+import io
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +73,20 @@ def broken_index(folder: Path) -> None:
     (folder / "model_index.json").write_text("{")
 
 
+def index_without_end(folder: Path) -> None:
+    (folder / "model_index.json").write_text("[" * 100_000)
+
+
+def index_is_a_folder(folder: Path) -> None:
+    no_index(folder)
+    (folder / "model_index.json").mkdir()
+
+
+def index_is_a_named_pipe(folder: Path) -> None:
+    no_index(folder)
+    os.mkfifo(folder / "model_index.json")
+
+
 def index_is_a_list(folder: Path) -> None:
     (folder / "model_index.json").write_text("[]")
 
@@ -112,7 +129,10 @@ def name_like_an_option(folder: Path) -> None:
     [
         (pickle_beside_weights, "PickleRefused", "unet/pytorch_model.BIN"),
         (no_index, "NotAPipeline", "no model_index.json"),
-        (broken_index, "NotAPipeline", "cannot be read"),
+        (broken_index, "NotAPipeline", "is not JSON"),
+        (index_without_end, "NotAPipeline", "is not JSON"),
+        (index_is_a_folder, "NotAPipeline", "no model_index.json"),
+        (index_is_a_named_pipe, "NotAPipeline", "no model_index.json"),
         (index_is_a_list, "NotAPipeline", "_class_name"),
         (index_names_own_code, "NotAPipeline", "_class_name"),
         (no_weights, "NoWeights", ".safetensors"),
@@ -133,6 +153,57 @@ def test_a_folder_is_refused_with_a_reason(tmp_path: Path, spoil: object, reason
         inspect(folder, DigestCache())
     assert refused.value.reason == reason
     assert says in refused.value.message
+
+
+@pytest.fixture
+def locked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Paths that nobody may read: to root, under which tests may run, permission bits mean nothing."""
+    paths: set[str] = set()
+
+    def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse_or_call(path: Any, *arguments: Any, **options: Any) -> Any:
+            if os.path.realpath(os.fsdecode(path)) in paths:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+            return call(path, *arguments, **options)
+
+        return refuse_or_call
+
+    monkeypatch.setattr("builtins.open", guarded(open))
+    monkeypatch.setattr("io.open", guarded(io.open))
+    for name in ("scandir", "stat"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name)))
+    monkeypatch.setattr(os, "access", lambda path, _mode: os.path.realpath(path) not in paths)
+    return paths
+
+
+@pytest.mark.parametrize("name", ["", "unet", "unet/model.safetensors", "model_index.json"])
+def test_what_may_not_be_read_is_named_with_the_user_who_must_be_let_in(
+    tmp_path: Path, locked: set[str], name: str
+) -> None:
+    folder = make_model(tmp_path / "model")
+    path = os.path.realpath(folder / name)
+    locked.add(path)
+    with pytest.raises(SourceError) as refused:
+        inspect(folder, DigestCache())
+    assert refused.value.reason == "SourceUnreadable"
+    assert f"{path}: Permission denied" in refused.value.message
+    assert f"uid {os.getuid()}" in refused.value.message
+
+
+def test_a_signature_changes_when_a_file_may_be_read(tmp_path: Path, locked: set[str]) -> None:
+    folder = make_model(tmp_path / "model")
+    before = signature(folder)
+    locked.add(os.path.realpath(folder / "unet/model.safetensors"))
+    assert signature(folder) != before
+
+
+def test_a_disk_that_fails_has_a_signature_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_path: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    good = signature(make_model(tmp_path / "model"))
+    monkeypatch.setattr(os, "scandir", fail)
+    assert good != signature(tmp_path / "model") == "[Errno 5] Input/output error"
 
 
 def test_a_folder_that_is_not_there_is_reported(tmp_path: Path) -> None:

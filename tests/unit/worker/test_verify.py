@@ -39,7 +39,9 @@ def test_a_bad_source_is_a_finding_not_a_failure(tmp_path: Path) -> None:
 
 def test_a_report_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     done = run("--uri", f"file://{tmp_path}", "--report", str(tmp_path / "no" / "folder"))
-    assert done.returncode != 0
+    assert done.returncode == 1
+    assert "no/folder" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_wrong_digest_is_reported_with_the_one_found(tmp_path: Path) -> None:
