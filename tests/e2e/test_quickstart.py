@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
@@ -135,6 +136,17 @@ def test_what_cannot_be_drawn_is_refused_in_words(
 def test_kubectl_scale_works(pictures: Kubectl) -> None:
     pictures("scale", POOL, "--replicas=1")
     wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 1, seconds=60)
+    wait_ready(pictures, "pictures")
+
+
+def test_a_request_waits_while_its_worker_starts(fleet: Fleet, pictures: Kubectl) -> None:
+    pictures("scale", POOL, "--replicas=0")
+    wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 0, seconds=60)
+    assert conditions(pictures.get(POOL))["Ready"]["reason"] == "ScaledToZero"
+    with ThreadPoolExecutor(1) as caller:
+        drawing = caller.submit(draw, fleet.gateways()[0], name_of(pictures))
+        pictures("scale", POOL, "--replicas=1")
+        assert drawing.result(timeout=60).size == (64, 64)
     wait_ready(pictures, "pictures")
 
 

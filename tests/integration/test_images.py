@@ -59,7 +59,7 @@ def test_the_image_runs_its_program_as_nobody_in_particular(component: str) -> N
     final = stages(DOCKERFILES[component])["final"]
     assert [text for keyword, text in final if keyword == "USER"] == ["65532:65532"]
     assert [text for keyword, text in final if keyword == "EXPOSE"] == [PORTS[component]]
-    assert final[-1] == ("ENTRYPOINT", f'["imagefleet-{component}"]')
+    assert final[-1] == ("ENTRYPOINT", f'["dumb-init", "--single-child", "--", "imagefleet-{component}"]')
     assert environment(final)["HOME"] == "/tmp"
 
 
