@@ -16,7 +16,7 @@ from imagefleet_operator.kinds import CHILDREN, JOB, MODEL, POOL, Kind
 from imagefleet_operator.plan.workers import WorkersSpec
 from imagefleet_operator.render import POOL_KINDS, pool_children
 
-AT_A_TIME = 16
+AT_A_TIME = 24  # as many as the operator has queue workers by default
 NAMESPACE = "default"
 CHILD_KINDS = tuple(CHILDREN[kind] for kind in POOL_KINDS)
 # How often the children are counted; it bounds the error of the times.
