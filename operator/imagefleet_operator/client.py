@@ -40,7 +40,7 @@ class ApiError(Exception):
     @property
     def refused(self) -> bool:
         """Whether the request itself is at fault, so that only a change of something mends it."""
-        return self.status in (400, 403, 422)
+        return self.status in (400, 403, 413, 422)
 
 
 class ApiUnreachableError(Exception):
@@ -156,21 +156,21 @@ class KubeClient:
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        headers = {"Content-Type": content_type}
-        token = await bearer(self._configuration)
-        if token:
-            headers["Authorization"] = token
         data = None if body is None else json.dumps(body).encode()
         started = perf_counter()
         outcome = "unreachable"
         try:
+            headers = {"Content-Type": content_type}
+            token = await bearer(self._configuration)
+            if token:
+                headers["Authorization"] = token
             async with self._session.request(
                 verb, self._base + path, params=query, data=data, headers=headers
             ) as response:
                 raw = await response.read()
                 outcome = str(response.status)
                 return _answer(response.status, raw)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, ConfigException, TimeoutError, OSError) as error:
             raise ApiUnreachableError(f"{verb} {path}: {error or type(error).__name__}") from error
         finally:
             metrics.observe_request(verb, kind.kind, outcome, perf_counter() - started)

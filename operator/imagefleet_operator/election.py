@@ -56,7 +56,7 @@ class Election:
     async def acquire(self) -> None:
         """Wait until we lead."""
         waiting_for = None
-        while not await self._attempt():
+        while not await self._attempt(self._settings.renew_seconds):
             if self._seen and self._seen[0] != waiting_for:
                 waiting_for = self._seen[0]
                 logger.info("waiting: %s leads", waiting_for or "nobody")
@@ -65,10 +65,14 @@ class Election:
 
     async def hold(self) -> None:
         """Renew until that has failed for ``renew_seconds``, or someone else has taken the Lease."""
-        while self._clock() - self._renewed_at < self._settings.renew_seconds:
-            await asyncio.sleep(self._settings.retry_seconds)
-            if not await self._attempt() and self._taken():
+        while (left := self._left()) > 0:
+            await asyncio.sleep(min(self._settings.retry_seconds, left))
+            if not await self._attempt(self._left()) and self._taken():
                 return
+
+    def _left(self) -> float:
+        """Seconds until we must have renewed. A request that takes longer comes too late to be waited for."""
+        return self._renewed_at + self._settings.renew_seconds - self._clock()
 
     async def release(self) -> None:
         """Give the Lease up, so that another replica need not wait for its end."""
@@ -80,11 +84,12 @@ class Election:
         except (ApiError, ApiUnreachableError) as error:
             logger.info("the lease was not released, it runs out by itself: %s", error)
 
-    async def _attempt(self) -> bool:
-        """Take or renew the Lease; False where someone else has it or the API server does not have it so."""
+    async def _attempt(self, limit: float) -> bool:
+        """Take or renew the Lease within ``limit`` seconds; False where someone else has it or the API server
+        does not have it so."""
         started = self._clock()
         try:
-            async with asyncio.timeout(self._settings.renew_seconds / 2):
+            async with asyncio.timeout(min(limit, self._settings.renew_seconds / 2)):
                 taken = await self._take()
         except (ApiError, ApiUnreachableError, TimeoutError) as error:
             if not (isinstance(error, ApiError) and error.status == 409):

@@ -13,13 +13,16 @@ from imagefleet_operator.store.store import Key, Store
 
 
 def make_registry(
-    store: Store, wake: Callable[[Iterable[Key]], None], configuration: Configuration
+    store: Store,
+    wake: Callable[[Iterable[Key]], None],
+    relisted: Callable[[], None],
+    configuration: Configuration,
 ) -> kopf.OperatorRegistry:
-    """The handlers: one ``on.event`` for each kind, and the login with the credentials that our own client
-    uses."""
+    """The handlers: one ``on.event`` for each kind, and the login with the credentials that our own client uses.
+    ``relisted`` is called for each object of a list, kopf's first ones included."""
     registry = kopf.OperatorRegistry()
     for kind in WATCHED:
-        handler = _handler(kind, store, wake)
+        handler = _handler(kind, store, wake, relisted)
         kopf.on.event(kind.group, kind.version, kind.plural, id=kind.plural, registry=registry)(handler)
 
     @kopf.on.login(registry=registry, id="login", errors=kopf.ErrorsMode.PERMANENT)
@@ -40,9 +43,13 @@ def make_registry(
     return registry
 
 
-def _handler(kind: Kind, store: Store, wake: Callable[[Iterable[Key]], None]) -> Callable[..., Any]:
+def _handler(
+    kind: Kind, store: Store, wake: Callable[[Iterable[Key]], None], relisted: Callable[[], None]
+) -> Callable[..., Any]:
     async def record(event: kopf.RawEvent, **_: Any) -> None:
         obj: Any = event["object"]
+        if event["type"] is None:
+            relisted()
         wake(store.remove(kind, obj) if event["type"] == "DELETED" else store.put(kind, obj))
 
     return record

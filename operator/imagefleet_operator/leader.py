@@ -10,21 +10,23 @@ from kubernetes.aio.client.configuration import Configuration
 
 from imagefleet_operator import metrics
 from imagefleet_operator.act import Actor
+from imagefleet_operator.calls import WorkerCalls
 from imagefleet_operator.client import KubeClient
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.handlers import make_registry, make_settings
 from imagefleet_operator.kinds import MODEL, POOL
+from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.queue import WorkQueue
-from imagefleet_operator.reconcile import Poller, Reconciler
+from imagefleet_operator.reconcile import Reconciler
 from imagefleet_operator.settings import Settings
 from imagefleet_operator.store.store import Key, Store
-from imagefleet_operator.sync import list_all, resync
+from imagefleet_operator.sync import follow_relists, list_all, resync
 from imagefleet_operator.workers import Tokens, WorkerClient, load_key, public_pem
 
 logger = logging.getLogger(__name__)
 
-POLLS_AT_ONCE = 64
+CALLS_AT_ONCE = 64
 OLDEST_SECONDS = 300.0
 """A key that waits or is worked on this long means that the queue is stuck. Every call has a shorter
 deadline."""
@@ -46,20 +48,21 @@ class Leader:
         self._store = Store()
         key = load_key(settings.caller_key_file)
         self._workers = WorkerClient(Tokens(key))
-        self._poller = Poller(self._store, self._workers, self._wake)
+        self._calls = WorkerCalls(self._store, client, self._workers, self._wake)
         events = EventRecorder(client, settings.lease.identity)
-        actor = Actor(self._store, client, self._workers, events, self._wake)
+        actor = Actor(self._store, client, events, self._wake)
         reconciler = Reconciler(
             self._store,
             actor,
             worker_image=settings.worker_image,
             caller_public_key=public_pem(key),
-            poll=self._poll,
+            call=self._call,
         )
         self._queue: WorkQueue[Key] = WorkQueue(
             "reconcile", reconciler.run, concurrency=settings.queue_workers
         )
-        self._polls: WorkQueue[Name] = WorkQueue("poll", self._poller.run, concurrency=POLLS_AT_ONCE)
+        self._call_queue: WorkQueue[Name] = WorkQueue("call", self._calls.run, concurrency=CALLS_AT_ONCE)
+        self._relisted = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reconcile until ``stop`` is set, or until something ends that must not.
@@ -71,22 +74,23 @@ class Leader:
             counts = sorted(self._store.counts().items())
             logger.info("listed %s", ", ".join(f"{count} {kind}" for kind, count in counts) or "nothing")
             self._queue.start()
-            self._polls.start()
+            self._call_queue.start()
             self._wake(self._store.parent_keys())
-            resyncing = asyncio.create_task(self._resync(), name="resync")
+            listing = [asyncio.create_task(self._resync()), asyncio.create_task(self._follow_relists())]
             try:
                 await self._watch(stop)
             finally:
-                resyncing.cancel()
+                for task in listing:
+                    task.cancel()
                 await self._queue.stop(DRAIN_SECONDS)
-                await self._polls.stop(0)
+                await self._call_queue.stop(0)
         finally:
             await self._workers.close()
 
     async def _watch(self, stop: asyncio.Event) -> None:
         try:
             await kopf.operator(
-                registry=make_registry(self._store, self._wake, self._configuration),
+                registry=make_registry(self._store, self._wake, self._relisted.set, self._configuration),
                 settings=make_settings(),
                 clusterwide=True,
                 standalone=True,
@@ -99,14 +103,14 @@ class Leader:
 
     def problems(self) -> list[str]:
         """What is wrong with the queues; nothing where they work."""
-        queues: tuple[WorkQueue[Key] | WorkQueue[Name], ...] = (self._queue, self._polls)
+        queues: tuple[WorkQueue[Key] | WorkQueue[Name], ...] = (self._queue, self._call_queue)
         dead = [f"a worker of the {q.name} queue has ended" for q in queues if not q.alive()]
         old = [f"the {q.name} queue is stuck" for q in queues if q.oldest() > OLDEST_SECONDS]
         return dead + old
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date that are read from the queues and the store."""
-        for queue in (self._queue, self._polls):
+        for queue in (self._queue, self._call_queue):
             metrics.QUEUE_DEPTH.labels(queue.name).set(queue.depth())
             metrics.QUEUE_AGE.labels(queue.name).set(queue.oldest())
         metrics.PARENTS.clear()
@@ -122,9 +126,12 @@ class Leader:
     async def _resync(self) -> None:
         await resync(self._store, self._client, self._queue.add, self._settings.resync_seconds)
 
+    async def _follow_relists(self) -> None:
+        await follow_relists(self._store, self._client, self._queue.add, self._relisted)
+
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add(key)
 
-    def _poll(self, pod: Name, seconds: float) -> None:
-        self._polls.add(pod, self._poller.interval(pod, seconds))
+    def _call(self, pod: Name, seconds: float, wanted: Policy | None) -> None:
+        self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted))

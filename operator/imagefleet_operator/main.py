@@ -16,11 +16,11 @@ from imagefleet_operator.client import (
     load_configuration,
 )
 from imagefleet_operator.election import Election
-from imagefleet_operator.leader import Leader, WatchError
+from imagefleet_operator.leader import CALLS_AT_ONCE, Leader, WatchError
 from imagefleet_operator.server import Probes, start_server
 from imagefleet_operator.settings import Settings, parse_settings
 from imagefleet_operator.sync import MissingKindError
-from imagefleet_operator.workers import CallerKeyError
+from imagefleet_operator.workers import CallerKeyError, load_key
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ EXPECTED = (
     OSError,
 )
 """What a message explains; anything else is a bug and ends with its traceback."""
+SPARE_CONNECTIONS = 8
+"""Beside those of the queues: the Lease must never wait for a free one."""
 LOST_LEASE = 3
 """Exit status after the Lease was lost: another replica may lead already, so nothing more may be written."""
 
@@ -60,7 +62,8 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     configuration = await load_configuration()
-    client = KubeClient(configuration, connections=settings.queue_workers + 8)
+    load_key(settings.caller_key_file)  # a replica that could never lead says so now
+    client = KubeClient(configuration, connections=settings.queue_workers + CALLS_AT_ONCE + SPARE_CONNECTIONS)
     server = await start_server(settings.host, settings.port, probes)
     try:
         election = Election(client, settings.lease)
@@ -95,8 +98,11 @@ async def _unless_stopped(work: Coroutine[None, None, None], stop: asyncio.Event
 
 async def _hold(election: Election) -> None:
     """End the process at once when the Lease is lost: no clean-up that might write after another has
-    begun."""
-    await election.hold()
+    begun. An error in holding it is as good as its loss, since nobody renews it then."""
+    try:
+        await election.hold()
+    except Exception:
+        logger.exception("the lease is no longer renewed")
     logger.critical("the lease was lost, ending")
     logging.shutdown()
     os._exit(LOST_LEASE)

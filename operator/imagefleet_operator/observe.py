@@ -9,6 +9,7 @@ from imagefleet_operator.plan.types import (
     ModelObserved,
     ModelSpec,
     Parent,
+    Pod,
     PoolObserved,
     PoolSpec,
     Refusal,
@@ -34,11 +35,13 @@ def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusa
 
 def observe_workers(store: Store, namespace: str, pool: str) -> tuple[Worker, ...]:
     """The pods of a pool with what they said, by name."""
-    found = []
-    for pod in store.pods_of_pool(namespace, pool):
-        state = store.worker(pod)
-        found.append(Worker(pod, state.report, state.silent_since, state.policy_hash))
-    return tuple(found)
+    return tuple(observe_worker(store, pod) for pod in store.pods_of_pool(namespace, pool))
+
+
+def observe_worker(store: Store, pod: Pod) -> Worker:
+    """A pod with what it said."""
+    state = store.worker(pod)
+    return Worker(pod, state.report, state.silent_since, state.policy_hash)
 
 
 def observe_model(

@@ -56,22 +56,21 @@ class WorkQueue(Generic[K]):
         self._order = itertools.count()
         self._running: dict[K, float] = {}
         self._failures: dict[K, int] = {}
+        self._stopping = False
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     def add(self, key: K, delay: float = 0.0) -> None:
-        """Have the key worked on after ``delay`` seconds, or earlier where that was asked for before."""
+        """Have the key worked on after ``delay`` seconds, or earlier where that was asked for before. Does nothing
+        once the queue is being stopped."""
+        if self._stopping:
+            return
         due = self._clock() + delay
         if key in self._due and self._due[key] <= due:
             return
         self._due[key] = due
         heapq.heappush(self._heap, (due, next(self._order), key))
         self._wake.set()
-
-    def forget(self, key: K) -> None:
-        """Take back what was added, and the memory of its failures."""
-        self._due.pop(key, None)
-        self._failures.pop(key, None)
 
     def depth(self) -> int:
         """Keys that are due and wait for a worker."""
@@ -84,10 +83,6 @@ class WorkQueue(Generic[K]):
         waiting = (due for key, due in self._due.items() if key not in self._running)
         return max(0.0, now - min(itertools.chain(waiting, self._running.values()), default=now))
 
-    def failures(self, key: K) -> int:
-        """How often the key failed since it last succeeded."""
-        return self._failures.get(key, 0)
-
     def start(self) -> None:
         """Start the workers."""
         self._tasks = [
@@ -96,12 +91,13 @@ class WorkQueue(Generic[K]):
         ]
 
     def alive(self) -> bool:
-        """Whether every worker still runs. They outlive any failure of ``work``, so that one that ended is a
-        bug."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether every worker that was started still runs. They outlive any failure of ``work``, so that one
+        that ended is a bug."""
+        return not any(task.done() for task in self._tasks)
 
     async def stop(self, grace: float) -> None:
         """Let running work end for ``grace`` seconds, then cancel it. Nothing new is started."""
+        self._stopping = True
         self._due.clear()
         self._heap.clear()
         if self._running:

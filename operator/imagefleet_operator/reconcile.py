@@ -1,10 +1,8 @@
 """One pass over one pool or model: observe, plan, act, and say when to look again."""
 
-import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -13,15 +11,13 @@ from imagefleet_operator.act import Actor
 from imagefleet_operator.kinds import MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
 from imagefleet_operator.plan.model import plan_model
-from imagefleet_operator.plan.pool import POLL_UNSETTLED, WorkerPlan, plan_pool
+from imagefleet_operator.plan.policy import Policy
+from imagefleet_operator.plan.pool import plan_pool
 from imagefleet_operator.plan.status import write_delay
-from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, Pod, PoolSpec, Refusal
+from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolSpec, Refusal
 from imagefleet_operator.plan.workers import verify_spec, workers_spec
 from imagefleet_operator.render import pool_children, verify_job
-from imagefleet_operator.store.store import Key, Store, WorkerState
-from imagefleet_operator.workers import WorkerClient, WorkerError
-
-logger = logging.getLogger(__name__)
+from imagefleet_operator.store.store import Key, Store
 
 SETTLE_SECONDS = 1.0
 """After children were written, their controllers get this long before a status is: one write instead of
@@ -42,7 +38,11 @@ class Memory:
 
 
 class Reconciler:
-    """The passes. ``poll`` is called with a pod's name and the seconds after which to ask its worker."""
+    """The passes, which never wait for a worker.
+
+    ``call`` is told of every worker: its pod's name, the seconds between two questions, and the policy that it is
+    to be brought to, None where it has it.
+    """
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Reconciler:
         *,
         worker_image: str,
         caller_public_key: str,
-        poll: Callable[[Name, float], None],
+        call: Callable[[Name, float, Policy | None], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._actor = actor
         self._image = worker_image
         self._public_key = caller_public_key
-        self._poll = poll
+        self._call = call
         self._clock = clock
         self._memories: dict[Key, Memory] = {}
 
@@ -89,23 +89,14 @@ class Reconciler:
     async def _pool(self, pool: Parent[PoolSpec], memory: Memory) -> float | None:
         spec = workers_spec(observe_pool(self._store, pool, ()), self._image)
         bodies = pool_children(spec, self._public_key) if spec else {}
-        changed = await self._children(list(bodies.values()), pool, memory)
+        changed = await self._children(list(bodies.values()), POOL, pool, memory)
         if changed and not memory.refusals:
             return SETTLE_SECONDS
         plan = plan_pool(observe_pool(self._store, pool, memory.refusals), self._clock())
-        if plan.workers:
-            await self._workers(plan.workers)
-            plan = plan_pool(observe_pool(self._store, pool, memory.refusals), self._clock())
+        wanted = {p.worker.pod.name: p.policy for p in plan.workers}
         for pod, seconds in plan.poll_seconds.items():
-            self._poll((pool.namespace, pod), seconds)
+            self._call((pool.namespace, pod), seconds, wanted.get(pod))
         return await self._status(POOL, pool, plan.status, memory)
-
-    async def _workers(self, plans: tuple[WorkerPlan, ...]) -> None:
-        calls: list[Awaitable[None]] = [self._actor.worker(plan.worker, plan.steps) for plan in plans]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        for error in results:
-            if isinstance(error, BaseException):
-                raise error
 
     async def _model(self, model: Parent[ModelSpec], memory: Memory) -> float | None:
         spec = verify_spec(model, self._image)
@@ -113,23 +104,24 @@ class Reconciler:
         name = job["metadata"]["name"] if job else ""
         plan = plan_model(observe_model(self._store, model, name, memory.refusals), self._clock())
         if job and (plan.verify or memory.refusals):
-            changed = await self._children([job], model, memory)
+            changed = await self._children([job], MODEL, model, memory)
             if changed and not memory.refusals:
                 return SETTLE_SECONDS
             plan = plan_model(observe_model(self._store, model, name, memory.refusals), self._clock())
         return await self._status(MODEL, model, plan.status, memory)
 
-    async def _children(self, bodies: list[Json], owner: Parent[Any], memory: Memory) -> bool:
+    async def _children(self, bodies: list[Json], kind: Kind, owner: Parent[Any], memory: Memory) -> bool:
         """Whether any was written. Those that were refused go to memory, for this pass's status and the next
         try."""
-        results = [await self._actor.child(body, owner) for body in bodies]
+        results = [await self._actor.child(body, kind, owner) for body in bodies]
         memory.refusals = tuple(r for r in results if isinstance(r, Refusal))
         memory.refused = memory.refused + 1 if memory.refusals else 0
         return any(result is True for result in results)
 
     async def _status(self, kind: Kind, parent: Parent[Any], status: Json, memory: Memory) -> float | None:
         now = self._clock()
-        since = None if memory.written_at is None else now - memory.written_at
+        # The clock may be set back.
+        since = None if memory.written_at is None else max(0.0, now - memory.written_at)
         delay = write_delay(parent.status, status, since)
         if delay == 0:
             memory.written_at = now
@@ -147,48 +139,3 @@ def _refused_delay(memory: Memory) -> float | None:
 
 def _soonest(*delays: float | None) -> float | None:
     return min((d for d in delays if d is not None), default=None)
-
-
-class Poller:
-    """Asks workers for their reports, and wakes whom a changed one concerns."""
-
-    def __init__(
-        self,
-        store: Store,
-        workers: WorkerClient,
-        wake: Callable[[Iterable[Key]], None],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._store = store
-        self._workers = workers
-        self._wake = wake
-        self._clock = clock
-        self._intervals: dict[Name, float] = {}
-
-    def interval(self, name: Name, seconds: float) -> float:
-        """Remember how often to ask; the seconds until the next time, 0 where nobody has asked yet."""
-        self._intervals[name] = max(seconds, POLL_UNSETTLED)
-        return seconds
-
-    async def run(self, name: Name) -> float | None:
-        """Ask one worker. Where nothing has changed nobody is woken."""
-        pod = self._store.pod(*name)
-        if pod is None or not pod.ready or pod.deleting:
-            self._intervals.pop(name, None)
-            return None
-        after = await self._ask(pod)
-        self._wake(self._store.put_worker(pod, after))
-        if after.silent_since is not None:
-            # How long it has been silent is part of the pool's condition.
-            self._wake([("pool", pod.namespace, pod.pool)])
-        return self._intervals.get(name)
-
-    async def _ask(self, pod: Pod) -> WorkerState:
-        try:
-            report = await self._workers.report(pod)
-        except WorkerError as error:
-            metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, "get").inc()
-            logger.debug("worker %s/%s: %s", pod.namespace, pod.name, error)
-            before = self._store.worker(pod)
-            return replace(before, silent_since=before.silent_since or self._clock())
-        return replace(self._store.worker(pod), report=report, silent_since=None)

@@ -12,6 +12,8 @@ from imagefleet_operator.kinds import WATCHED, Kind
 from imagefleet_operator.store.store import Key, Store
 
 logger = logging.getLogger(__name__)
+RELIST_SECONDS = 5.0
+"""From kopf's first word of a list to ours: one for all kinds whose watches broke together."""
 SPREAD_SECONDS = 60.0
 """A resync's passes are spread over this time."""
 
@@ -35,14 +37,13 @@ async def list_all(store: Store, client: KubeClient) -> set[Key]:
 
 
 async def _list(store: Store, client: KubeClient, kind: Kind) -> set[Key]:
-    known = store.addresses(kind)
+    known = store.uids(kind)
     keys: set[Key] = set()
     listed = set()
-    store.begin_list()
     try:
         async for obj in client.list(kind):
             listed.add((kind.kind, obj["metadata"]["namespace"], obj["metadata"]["name"]))
-            keys |= store.put_listed(kind, obj)
+            keys |= store.put(kind, obj)
     except ApiError as error:
         if error.status == 404:
             raise MissingKindError(
@@ -50,10 +51,9 @@ async def _list(store: Store, client: KubeClient, kind: Kind) -> set[Key]:
                 "(kubectl apply -f crds/, or the chart), then this starts by itself"
             ) from error
         raise
-    finally:
-        store.end_list()
-    for address in known - listed:
-        keys |= store.forget(address)
+    for address, uid in known.items():
+        if address not in listed:
+            keys |= store.forget(address, uid)
     return keys
 
 
@@ -62,12 +62,32 @@ async def resync(store: Store, client: KubeClient, add: Callable[[Key, float], N
     returns."""
     while True:
         await asyncio.sleep(seconds * random.uniform(2 / 3, 4 / 3))  # noqa: S311
-        try:
-            changed = await list_all(store, client)
-        except Exception as error:
-            logger.warning("the lists of a resync failed, the next one will do: %s", error)
-            continue
-        for key in changed:
-            add(key, 0.0)
-        for key in store.parent_keys():
-            add(key, random.uniform(0, SPREAD_SECONDS))  # noqa: S311
+        if await _refresh(store, client, add):
+            for key in store.parent_keys():
+                add(key, random.uniform(0, SPREAD_SECONDS))  # noqa: S311
+
+
+async def follow_relists(
+    store: Store, client: KubeClient, add: Callable[[Key, float], None], relisted: asyncio.Event
+) -> None:
+    """List everything some seconds after ``relisted`` was set. Never returns.
+
+    kopf lists a kind again when its watch broke off, but does not tell what has vanished meanwhile: workers that
+    nobody could reach, pools whose children would be made again and again.
+    """
+    while True:
+        await relisted.wait()
+        await asyncio.sleep(RELIST_SECONDS)
+        relisted.clear()
+        await _refresh(store, client, add)
+
+
+async def _refresh(store: Store, client: KubeClient, add: Callable[[Key, float], None]) -> bool:
+    try:
+        changed = await list_all(store, client)
+    except Exception as error:
+        logger.warning("the lists of a resync failed, the next one will do: %s", error)
+        return False
+    for key in changed:
+        add(key, 0.0)
+    return True

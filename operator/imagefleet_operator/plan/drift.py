@@ -25,17 +25,23 @@ class Action(Enum):
     """It is someone else's: never touch it."""
 
 
-def decide(known: Child | None, owner: str, wanted_hash: str, trusted_fields: int | None) -> Action:
-    """What to do about a child of the parent with uid ``owner``.
+def decide(
+    known: Child | None, owner: Mapping[str, Any], wanted_hash: str, trusted_fields: int | None
+) -> Action:
+    """What to do about a child whose owner reference is to be ``owner``.
+
+    What belonged to a parent of the same name that has gone is kept until the garbage collector takes it away:
+    its end wakes us.
 
     ``trusted_fields`` is the hash of the fields that we owned right after our last apply, None where that is
     not known (the first sight after a start): then its fields are looked at.
     """
     if known is None:
         return Action.LOOK
-    if known.owner != owner:
+    predecessors = known.owner_name == f"{owner['kind']}/{owner['name']}"
+    if known.owner != owner["uid"] and not predecessors:
         return Action.REFUSE
-    if known.deleting:
+    if known.owner != owner["uid"] or known.deleting:
         return Action.KEEP
     if known.applied_hash != wanted_hash:
         return Action.APPLY

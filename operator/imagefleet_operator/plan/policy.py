@@ -12,6 +12,10 @@ CPU = "cpu"
 """Stands for the accelerator's name where there is none."""
 
 
+Policy = tuple[Json, ...]
+"""The models of ``PUT /v1/worker/models``."""
+
+
 @dataclass(frozen=True, slots=True)
 class Annotate:
     """Write the pod's placement annotation."""
@@ -23,7 +27,7 @@ class Annotate:
 class Put:
     """Give the worker its policy."""
 
-    policy: tuple[Json, ...]
+    policy: Policy
     policy_hash: str
 
 
@@ -82,7 +86,7 @@ def annotated(text: str) -> dict[str, bool]:
         return {}
 
 
-def steps(worker: Worker, policy: tuple[Json, ...]) -> tuple[Step, ...]:
+def steps(worker: Worker, policy: Policy) -> tuple[Step, ...]:
     """How to bring a worker to a policy, in an order in which the gateway never sees a model that the worker
     refuses.
 
@@ -103,7 +107,7 @@ def _annotate(placement: Mapping[str, bool] | None) -> Annotate | None:
     return None if placement is None else Annotate(placement_text(placement))
 
 
-def _put(worker: Worker, policy: tuple[Json, ...]) -> Put | None:
+def _put(worker: Worker, policy: Policy) -> Put | None:
     digest = policy_hash(policy)
     reported = worker.report.models if worker.report else ()
     said = {(m.model, m.pinned) for m in reported}

@@ -8,6 +8,7 @@ from imagefleet_operator.plan import conditions, policy, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.placement import Need, Placement, Slot, estimate, place
+from imagefleet_operator.plan.policy import Policy, Step, steps
 from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolModel, PoolObserved, PoolSpec, Worker
 
 POLL_UNSETTLED = 1.0
@@ -17,10 +18,15 @@ POLL_SETTLED = 15.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerPlan:
-    """What to do with one worker, in order."""
+    """What one worker is to hold."""
 
     worker: Worker
-    steps: tuple[policy.Step, ...]
+    policy: Policy
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What there is to do about it, in order."""
+        return steps(self.worker, self.policy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class PoolPlan:
     ``workers.workers_spec``)."""
 
     workers: tuple[WorkerPlan, ...] = ()
+    """Those workers on which something is to be done."""
     status: Json = field(default_factory=dict)
     poll_seconds: Mapping[str, float] = field(default_factory=dict)
     """Per pod that is to be asked for its report: seconds between two looks."""
@@ -51,15 +58,16 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
         w.pod.name: _policy(spec, observed, w, placement.pinned[w.pod.name])
         for w in verdicts.serving(observed.workers)
     }
-    plans = tuple(
-        WorkerPlan(w, policy.steps(w, wanted[w.pod.name]))
+    plans = (
+        WorkerPlan(w, wanted[w.pod.name])
         for w in observed.workers
         if w.pod.name in wanted and w.silent_since is None
     )
+    changing = tuple(p for p in plans if p.steps)
     return PoolPlan(
-        workers=tuple(p for p in plans if p.steps),
+        workers=changing,
         status=_status(spec, observed, placement, now),
-        poll_seconds=_polls(spec, observed, {p.worker.pod.name for p in plans if p.steps}),
+        poll_seconds=_polls(observed, {p.worker.pod.name for p in changing}, now),
     )
 
 
@@ -113,16 +121,19 @@ def _policy(
     return tuple(entries)
 
 
-def _polls(spec: PoolSpec, observed: PoolObserved, changing: set[str]) -> dict[str, float]:
-    """Every ready worker is looked at: often while it changes, loads or has not answered, seldom at rest."""
+def _polls(observed: PoolObserved, changing: set[str], now: float) -> dict[str, float]:
+    """Every ready worker is looked at: often while it changes, loads or has just fallen silent, seldom at rest."""
     return {
-        w.pod.name: POLL_UNSETTLED if w.pod.name in changing or _unsettled(w) else POLL_SETTLED
+        w.pod.name: POLL_UNSETTLED if w.pod.name in changing or _unsettled(w, now) else POLL_SETTLED
         for w in verdicts.present(observed.workers)
     }
 
 
-def _unsettled(worker: Worker) -> bool:
-    if worker.report is None or worker.silent_since is not None:
+def _unsettled(worker: Worker, now: float) -> bool:
+    """Those that stay silent are asked seldom: each such call takes seconds, and others wait for their turn."""
+    if worker.silent_since is not None:
+        return now - worker.silent_since < verdicts.SILENT_SECONDS
+    if worker.report is None:
         return True
     return any(m.state == "Loading" or (m.pinned and m.state == "Absent") for m in worker.report.models)
 

@@ -102,6 +102,8 @@ class Child:
     name: str
     uid: str
     owner: str
+    owner_name: str
+    """That controller as ``InferencePool/thumbs``; empty where it is of no kind of ours."""
     deleting: bool
     applied_hash: str
     """Our annotation: the hash of what we applied last; empty where we never did."""

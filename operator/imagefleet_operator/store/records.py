@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Any
 
-from imagefleet_operator.api import ImageModel, InferencePool, InvalidResource
+from imagefleet_operator.api import GROUP, ImageModel, InferencePool, InvalidResource
 from imagefleet_operator.client import FIELD_MANAGER
 from imagefleet_operator.plan.types import (
     Child,
@@ -97,13 +97,15 @@ def child_record(kind: str, obj: Mapping[str, Any]) -> Child:
     """A Deployment, Service, ServiceAccount, PodDisruptionBudget or Job."""
     metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
-    state = STATES.get(kind)
+    state, owner = STATES.get(kind), _controller(metadata)
+    ours = owner.get("apiVersion", "").startswith(f"{GROUP}/")
     return Child(
         kind=intern(kind),
         namespace=intern(metadata["namespace"]),
         name=metadata["name"],
         uid=metadata["uid"],
-        owner=_controller(metadata).get("uid", ""),
+        owner=owner.get("uid", ""),
+        owner_name=intern(f"{owner['kind']}/{owner['name']}") if ours else "",
         deleting="deletionTimestamp" in metadata,
         applied_hash=(metadata.get("annotations") or {}).get(HASH_ANNOTATION, ""),
         fields_hash=hash_fields(obj),

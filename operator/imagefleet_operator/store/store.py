@@ -1,10 +1,11 @@
 """The store: records by name, the links between them, and which keys a change concerns.
 
 Three sources feed it: watch events, the answers to our own writes, and periodic lists. An object never goes
-back in time: whichever source brings the lower resourceVersion is late and is ignored.
+back in time: whichever source brings the lower resourceVersion is late and is ignored, and so is one that tells
+of an object that has gone.
 """
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,6 +19,10 @@ Key = tuple[Literal["pool", "model"], str, str]
 Address = tuple[str, str, str]
 """Kind, namespace and name."""
 Record = Child | Pod | Parent[PoolSpec] | Parent[ModelSpec]
+
+
+DEAD = 10_000
+"""So many uids of objects that have gone are remembered: more than go while a list or a write is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,7 @@ class Store:
         self._pools_of: dict[Name, set[str]] = defaultdict(set)
         self._trusted: dict[Address, tuple[str, int]] = {}
         self._workers: dict[Name, WorkerState] = {}
-        self._gone: set[Address] | None = None
+        self._dead: OrderedDict[str, None] = OrderedDict()
 
     # What is known.
 
@@ -123,7 +128,7 @@ class Store:
         """Take in an object as it was created, changed, listed or answered."""
         address = _address(kind, obj)
         version = _version(obj)
-        if version < self._versions.get(address, -1):
+        if version < self._versions.get(address, -1) or obj["metadata"]["uid"] in self._dead:
             return set()
         self._versions[address] = version
         return self._replace(address, _record(kind, obj))
@@ -133,30 +138,23 @@ class Store:
         address = _address(kind, obj)
         if _version(obj) < self._versions.get(address, -1):
             return set()
-        if self._gone is not None:
-            self._gone.add(address)
+        self._bury(obj["metadata"]["uid"])
         return self._drop(address)
 
-    def begin_list(self) -> None:
-        """From here on remember what is deleted: a list under way may still hold it."""
-        self._gone = set()
+    def forget(self, address: Address, uid: str) -> set[Key]:
+        """Take in that an object was found to be gone; one of the same name that came since stays."""
+        self._bury(uid)
+        known = self._records.get(address)
+        return self._drop(address) if known is not None and known.uid == uid else set()
 
-    def put_listed(self, kind: Kind, obj: Mapping[str, Any]) -> set[Key]:
-        """Take in an object of a list, unless it was deleted while the list was under way."""
-        gone = self._gone is not None and _address(kind, obj) in self._gone
-        return set() if gone else self.put(kind, obj)
+    def uids(self, kind: Kind) -> Mapping[Address, str]:
+        """The uids of all objects of a kind that are known."""
+        return {address: record.uid for address, record in self._records.items() if address[0] == kind.kind}
 
-    def end_list(self) -> None:
-        """The list has ended, well or badly."""
-        self._gone = None
-
-    def forget(self, address: Address) -> set[Key]:
-        """Drop what was known before a list began and was not on it."""
-        return self._drop(address)
-
-    def addresses(self, kind: Kind) -> set[Address]:
-        """The addresses of all objects of a kind that are known."""
-        return {address for address in self._records if address[0] == kind.kind}
+    def _bury(self, uid: str) -> None:
+        self._dead[uid] = None
+        if len(self._dead) > DEAD:
+            self._dead.popitem(last=False)
 
     def _replace(self, address: Address, record: Record) -> set[Key]:
         old = self._records.get(address)

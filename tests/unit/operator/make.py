@@ -22,6 +22,7 @@ from imagefleet_operator.plan.types import (
 
 GIB = 2**30
 NOW = 1_700_000_000.0
+OWNER = "InferencePool/thumbs"
 DIGEST = "sha256:" + "ab" * 32
 VERIFIED = [{"type": "Ready", "status": "True"}, {"type": "Verified", "status": "True"}]
 
@@ -77,7 +78,9 @@ def observed(*workers: Worker, **fields: Any) -> PoolObserved:
 
 def child(kind: str = "Deployment", **fields: Any) -> Child:
     """A child of the pool as it was applied last."""
-    made = Child(kind, "ns", "thumbs-workers", "child-uid", "pool-uid", False, "hash", 7, pool="thumbs")
+    made = Child(
+        kind, "ns", "thumbs-workers", "child-uid", "pool-uid", OWNER, False, "hash", 7, pool="thumbs"
+    )
     return replace(made, **fields)
 
 

@@ -15,13 +15,18 @@ from tests.unit.operator.make import child
         pytest.param(child(), None, Action.LOOK, id="first sight after a start"),
         pytest.param(child(fields_hash=8), 7, Action.APPLY, id="someone took a field"),
         pytest.param(child(applied_hash="older"), 7, Action.APPLY, id="it is to be different"),
-        pytest.param(child(owner="someone"), 7, Action.REFUSE, id="someone else's"),
-        pytest.param(child(owner=""), 7, Action.REFUSE, id="nobody's"),
+        pytest.param(child(owner="other", owner_name=""), 7, Action.REFUSE, id="someone else's"),
+        pytest.param(child(owner="", owner_name=""), 7, Action.REFUSE, id="nobody's"),
+        pytest.param(child(owner="older"), 7, Action.KEEP, id="of a pool of this name that has gone"),
+        pytest.param(
+            child(owner="o", owner_name="InferencePool/other"), 7, Action.REFUSE, id="of another pool"
+        ),
         pytest.param(child(deleting=True), 7, Action.KEEP, id="on its way out; its end wakes us"),
     ],
 )
 def test_decisions(known: Child | None, trusted: int | None, want: Action) -> None:
-    assert decide(known, "pool-uid", "hash", trusted) is want
+    owner = {"kind": "InferencePool", "name": "thumbs", "uid": "pool-uid"}
+    assert decide(known, owner, "hash", trusted) is want
 
 
 FIELDS: Json = {

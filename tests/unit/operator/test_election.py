@@ -135,6 +135,25 @@ async def test_a_leader_that_cannot_renew_ends_before_another_may_begin(
     assert 10 <= clock.now - began < 15
 
 
+async def test_no_request_outlasts_the_time_in_which_to_renew(
+    clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[float] = []
+
+    def timeout(seconds: float) -> asyncio.Timeout:
+        ends.append(clock.now + seconds)
+        return asyncio.timeouts.timeout(None)
+
+    leases = Leases()
+    leader = candidate(leases, "a", clock)
+    await leader.acquire()
+    began = clock.now
+    leases.broken = ApiUnreachableError("down")
+    monkeypatch.setattr("imagefleet_operator.election.asyncio.timeout", timeout)
+    await leader.hold()
+    assert max(ends) <= began + 10
+
+
 async def test_a_leader_whose_lease_was_taken_ends_at_once(clock: Time) -> None:
     leases = Leases()
     leader = candidate(leases, "a", clock)

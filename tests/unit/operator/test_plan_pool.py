@@ -51,11 +51,7 @@ def condition(kind: str, status: str, reason: str, message: str) -> dict[str, ob
 def test_a_new_worker_is_given_its_models_and_the_whole_status_says_so() -> None:
     fresh = worker("a")
     assert plan_pool(observed(fresh), NOW) == PoolPlan(
-        workers=(
-            WorkerPlan(
-                fresh, (Put((SHAPES,), policy_hash([SHAPES])), Annotate('{"shapes-1":{"pinned":true}}'))
-            ),
-        ),
+        workers=(WorkerPlan(fresh, (SHAPES,)),),
         status={
             "observedGeneration": 1,
             "replicas": 1,
@@ -79,6 +75,12 @@ def test_a_new_worker_is_given_its_models_and_the_whole_status_says_so() -> None
         },
         poll_seconds={"a": POLL_UNSETTLED},
     )
+
+
+def test_a_new_worker_is_told_before_the_gateways() -> None:
+    (plan,) = plan_pool(observed(worker("a")), NOW).workers
+    put, annotate = Put((SHAPES,), policy_hash([SHAPES])), Annotate('{"shapes-1":{"pinned":true}}')
+    assert plan.steps == (put, annotate)
 
 
 def test_a_settled_pool_is_ready_and_nothing_is_done() -> None:
@@ -244,7 +246,12 @@ def test_a_silent_worker_is_left_alone_and_keeps_what_it_held() -> None:
     plan = plan_pool(observed(replace(worker("a", holding("shapes-1")), silent_since=NOW - 60)), NOW)
     assert plan.workers == ()
     assert plan.status["models"][0]["resident"] == 1
-    assert plan.poll_seconds == {"a": POLL_UNSETTLED}
+    assert plan.poll_seconds == {"a": POLL_SETTLED}
+
+
+def test_a_worker_that_has_just_fallen_silent_is_asked_again_soon() -> None:
+    seen = observed(replace(SETTLED, silent_since=NOW - 5))
+    assert plan_pool(seen, NOW).poll_seconds == {"a": POLL_UNSETTLED}
 
 
 @pytest.mark.parametrize(

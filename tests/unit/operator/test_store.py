@@ -94,23 +94,24 @@ def test_an_object_never_goes_back_in_time() -> None:
     assert pod.ip == "10.0.0.5"
 
 
-def test_what_is_deleted_while_a_list_is_under_way_stays_deleted() -> None:
+@pytest.mark.parametrize("version", [1, 4], ids=["a list that began before", "the answer to a write"])
+def test_what_was_deleted_stays_deleted_whoever_still_tells_of_it(version: int) -> None:
     store = Store()
     store.put(POD, obj(POD, "a", 1))
-    store.begin_list()
     store.remove(POD, obj(POD, "a", 3))
-    assert store.put_listed(POD, obj(POD, "a", 1)) == set()
-    store.end_list()
+    assert store.put(POD, obj(POD, "a", version)) == set()
     assert store.pod("ns", "a") is None
-    assert store.put_listed(POD, obj(POD, "a", 4)) == {POOL_KEY}
+    assert store.put(POD, obj(POD, "a", 5, metadata={"uid": "next"})) == {POOL_KEY}
 
 
-def test_a_ghost_is_forgotten() -> None:
+def test_a_ghost_is_forgotten_and_its_successor_is_not() -> None:
     store = Store()
     store.put(POD, obj(POD, "a"))
-    (address,) = store.addresses(POD)
-    assert store.forget(address) == {POOL_KEY}
-    assert store.forget(address) == set()
+    ((address, uid),) = store.uids(POD).items()
+    assert store.forget(address, uid) == {POOL_KEY}
+    store.put(POD, obj(POD, "a", 2, metadata={"uid": "next"}))
+    assert store.forget(address, uid) == set()
+    assert store.pod("ns", "a") is not None
 
 
 def test_what_a_worker_said_is_not_believed_of_its_successor() -> None:

@@ -1,0 +1,119 @@
+"""Calls to workers: asking for their reports, and bringing them and the gateways' annotation to a policy.
+
+They run in a queue of their own with one key per pod, so that a worker that hangs holds up nothing but itself,
+and no two calls to one worker overtake each other.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from imagefleet_operator import metrics
+from imagefleet_operator.client import ApiError, KubeClient
+from imagefleet_operator.kinds import POD
+from imagefleet_operator.observe import observe_worker
+from imagefleet_operator.plan import policy
+from imagefleet_operator.plan.policy import Annotate, Policy, Put
+from imagefleet_operator.plan.pool import POLL_UNSETTLED
+from imagefleet_operator.plan.types import Name, Pod
+from imagefleet_operator.store.records import PLACEMENT_ANNOTATION
+from imagefleet_operator.store.store import Key, Store
+from imagefleet_operator.workers import WorkerClient, WorkerError
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerCalls:
+    """What is said to workers and heard of them. ``wake`` is called with the keys that news concern."""
+
+    def __init__(
+        self,
+        store: Store,
+        client: KubeClient,
+        workers: WorkerClient,
+        wake: Callable[[Iterable[Key]], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._client = client
+        self._workers = workers
+        self._wake = wake
+        self._clock = clock
+        self._intervals: dict[Name, float] = {}
+        self._wanted: dict[Name, Policy] = {}
+
+    def arrange(self, name: Name, seconds: float, wanted: Policy | None) -> float:
+        """Remember how often to ask a worker, and the policy that it is to be brought to (None: it is there);
+        the seconds until its next call."""
+        self._intervals[name] = max(seconds, POLL_UNSETTLED)
+        if wanted is None:
+            self._wanted.pop(name, None)
+            return seconds
+        self._wanted[name] = wanted
+        return 0.0
+
+    async def run(self, name: Name) -> float | None:
+        """One round with one worker; the seconds until the next, None where its pod is not there to answer.
+        Raises ApiError and ApiUnreachableError for its annotation: then the same is tried again."""
+        pod = self._store.pod(*name)
+        if pod is None or not pod.ready or pod.deleting:
+            self._intervals.pop(name, None)
+            self._wanted.pop(name, None)
+            return None
+        wanted = self._wanted.get(name)
+        if wanted is None:
+            await self._ask(pod)
+        else:
+            await self._bring(pod, wanted)
+            if self._wanted.get(name) is wanted:
+                del self._wanted[name]
+        return self._intervals.get(name)
+
+    async def _bring(self, pod: Pod, wanted: Policy) -> None:
+        """The steps from how the worker stands now; the first that fails ends them, as the next rely on it."""
+        for step in policy.steps(observe_worker(self._store, pod), wanted):
+            if isinstance(step, Annotate):
+                await self._annotate(pod, step)
+            elif not await self._put(pod, step):
+                return
+
+    async def _annotate(self, pod: Pod, step: Annotate) -> None:
+        metadata = {"uid": pod.uid, "annotations": {PLACEMENT_ANNOTATION: step.placement}}
+        try:
+            written = await self._client.merge(POD, pod.namespace, pod.name, {"metadata": metadata})
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            logger.info("pod %s/%s has gone before its placement was written", pod.namespace, pod.name)
+        else:
+            self._wake(self._store.put(POD, written))
+
+    async def _put(self, pod: Pod, step: Put) -> bool:
+        try:
+            report = await self._workers.put_models(pod, step.policy)
+        except WorkerError as error:
+            logger.warning("worker %s/%s did not take its models: %s", pod.namespace, pod.name, error)
+            self._silent(pod, "put")
+            return False
+        state = replace(self._store.worker(pod), report=report, silent_since=None)
+        self._wake(self._store.put_worker(pod, replace(state, policy_hash=step.policy_hash)))
+        return True
+
+    async def _ask(self, pod: Pod) -> None:
+        try:
+            report = await self._workers.report(pod)
+        except WorkerError as error:
+            logger.debug("worker %s/%s: %s", pod.namespace, pod.name, error)
+            self._silent(pod, "get")
+        else:
+            state = replace(self._store.worker(pod), report=report, silent_since=None)
+            self._wake(self._store.put_worker(pod, state))
+
+    def _silent(self, pod: Pod, call: str) -> None:
+        metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, call).inc()
+        before = self._store.worker(pod)
+        silent = replace(before, silent_since=before.silent_since or self._clock())
+        self._wake(self._store.put_worker(pod, silent))
+        # How long it has been silent is part of the pool's condition.
+        self._wake([("pool", pod.namespace, pod.pool)])
