@@ -1,209 +1,49 @@
-"""A real worker process on the loopback address, with the tiny models of the demo."""
+"""What a worker answers: pictures, refusals, its state, metrics and logs."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import io
 import json
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
-import jwt
 import pytest
 import pytest_asyncio
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from imagefleet_runtime.worker.source import DigestCache, inspect
-from PIL import Image
 
 from tests.cluster.fleet import MODELS
+from tests.integration.worker_process import (
+    PROMPT,
+    Json,
+    Worker,
+    bearer,
+    connect,
+    end,
+    entries,
+    picture,
+    start_worker,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-KEY = Ed25519PrivateKey.generate()
-PROMPT = "a secret castle"
-MANY_STEPS = 300  # seconds of work for the tiny model, so that something can happen meanwhile
-LIMITS = {"maxMegapixels": 0.02, "maxSteps": 1000, "maxImages": 3}
-Json = dict[str, Any]
-
-
-def bearer(caller: str) -> dict[str, str]:
-    now = int(time.time())
-    claims = {"iss": f"imagefleet-{caller}", "aud": "team-a/images", "iat": now, "exp": now + 300}
-    return {"authorization": f"Bearer {jwt.encode(claims, KEY, algorithm='EdDSA')}"}
-
-
-@dataclass
-class Worker:
-    """A worker process and a client of it."""
-
-    process: subprocess.Popen[bytes]
-    client: httpx.AsyncClient
-    output: Path
-
-    async def state(self) -> Json:
-        answer = await self.client.get("/v1/worker", headers=bearer("operator"))
-        assert answer.status_code == 200, answer.text
-        return dict(answer.json())
-
-    async def model(self, name: str) -> Json:
-        return next((model for model in (await self.state())["models"] if model["model"] == name), {})
-
-    async def put(self, *entries: Json) -> httpx.Response:
-        return await self.client.put(
-            "/v1/worker/models", headers=bearer("operator"), json={"models": entries}
-        )
-
-    async def generate(self, headers: dict[str, str] | None = None, **fields: Any) -> httpx.Response:
-        body = {"model": "tiny-1", "prompt": PROMPT, "steps": 2, **fields}
-        return await self.client.post("/v1/generate", headers=bearer("gateway") | (headers or {}), json=body)
-
-    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(60):
-            while not await holds():
-                assert self.process.poll() is None, self.output.read_text()
-                await asyncio.sleep(0.02)
-
-    async def until_state(self, name: str, state: str) -> Json:
-        async def holds() -> bool:
-            return (await self.model(name)).get("state") == state
-
-        await self.until(holds)
-        return await self.model(name)
-
-    async def has_restarted(self, name: str, times: int) -> bool:
-        return bool((await self.model(name))["restarts"] == times)
-
-    async def until_running(self, name: str = "tiny-1") -> None:
-        async def holds() -> bool:
-            return bool((await self.model(name)).get("running") == 1)
-
-        await self.until(holds)
-
-    async def fill(self) -> list[asyncio.Task[httpx.Response]]:
-        """A long request that runs and a short one that waits behind it."""
-        running = asyncio.create_task(self.generate(steps=MANY_STEPS))
-        await self.until_running()
-        waiting = asyncio.create_task(self.generate())
-
-        async def one_waits() -> bool:
-            return bool((await self.model("tiny-1"))["queued"] == 1)
-
-        await self.until(one_waits)
-        return [running, waiting]
-
-    def engine_pids(self) -> list[int]:
-        """The engines: processes whose parent is the importer, this process's child."""
-        children = _children(self.process.pid)
-        return [pid for child in children for pid in _children(child)]
-
-
-def _children(pid: int) -> list[int]:
-    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/cmdline").read_text()
-
-
-@pytest.fixture(scope="session")
-def models() -> dict[str, Json]:
-    """Policy entries of the two demo models, not pinned."""
-    return {name: entry_of(name, MODELS / name) for name in ("tiny-1", "tiny-2")}
-
-
-def entry_of(name: str, folder: Path) -> Json:
-    return {
-        "model": name,
-        "path": str(folder),
-        "digest": inspect(folder, DigestCache()).digest,
-        "defaults": {"steps": 2, "guidanceScale": 5.0, "size": "64x64"},
-        "limits": LIMITS,
-    }
-
-
-def start_worker(folder: Path, **settings: str) -> tuple[subprocess.Popen[bytes], str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
-    env = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(folder),
-        "IMAGEFLEET_NAMESPACE": "team-a",
-        "IMAGEFLEET_POOL": "images",
-        "IMAGEFLEET_POD": "images-workers-1",
-        "IMAGEFLEET_CALLER_PUBLIC_KEY": public,
-        "IMAGEFLEET_HOST": "127.0.0.1",
-        "IMAGEFLEET_PORT": str(port),
-        "IMAGEFLEET_TORCH_THREADS": "1",
-        **settings,
-    }
-    command = [sys.executable, "-m", "imagefleet_runtime.worker.main", "serve"]
-    with (folder / "output").open("wb") as output:
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
-    return process, f"http://127.0.0.1:{port}"
-
-
-@contextlib.asynccontextmanager
-async def connect(process: subprocess.Popen[bytes], address: str, output: Path) -> AsyncIterator[Worker]:
-    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
-        worker = Worker(process, client, output)
-
-        async def ready() -> bool:
-            try:
-                return (await client.get("/readyz")).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        await worker.until(ready)
-        yield worker
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
-
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Any, ...]]]:
-    """Two workers, started at the same time for both import torch: one for most tests, one to be filled and drained."""
-    started: dict[str, tuple[Any, ...]] = {}
-    for name, settings in (("shared", {}), ("small", {"IMAGEFLEET_QUEUE_LIMIT": "1"})):
-        folder = tmp_path_factory.mktemp(name)
-        started[name] = (*start_worker(folder, **settings), folder / "output")
-    yield started
-    for process, *_ in started.values():
-        end(process)
+def models() -> dict[str, Json]:
+    return entries()
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared(processes: dict[str, tuple[Any, ...]]) -> AsyncIterator[Worker]:
-    async with connect(*processes["shared"]) as worker:
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worker]:
+    folder = tmp_path_factory.mktemp("worker")
+    process, address = start_worker(folder)
+    async with connect(process, address, folder / "output") as worker:
         yield worker
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def small(processes: dict[str, tuple[Any, ...]], models: dict[str, Json]) -> AsyncIterator[Worker]:
-    """A worker in whose queue one request may wait, holding tiny-1."""
-    async with connect(*processes["small"]) as worker:
-        await worker.put(models["tiny-1"] | {"pinned": True})
-        await worker.until_state("tiny-1", "Resident")
-        yield worker
+    end(process)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -212,11 +52,6 @@ async def worker(shared: Worker, models: dict[str, Json]) -> Worker:
     await shared.put(models["tiny-1"] | {"pinned": True})
     await shared.until_state("tiny-1", "Resident")
     return shared
-
-
-def picture(answer: httpx.Response, index: int = 0) -> Image.Image:
-    assert answer.status_code == 200, answer.text
-    return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][index]["b64_json"])))
 
 
 @pytest.mark.parametrize(("output_format", "want"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
@@ -277,6 +112,7 @@ BAD_INPUTS = {
     "no steps": ({"steps": 0}, "invalid_value", "steps"),
     "too many steps": ({"steps": 1001}, "limit_exceeded", "num_inference_steps"),
     "no images": ({"n": 0}, "invalid_value", "n"),
+    "more images than a number holds": ({"n": 10**400}, "invalid_value", "n"),
     "too many images": ({"n": 4}, "limit_exceeded", "n"),
     "too many pixels": ({"width": 256, "height": 256}, "limit_exceeded", "size"),
     "a width without a height": ({"width": 64}, "invalid_value", "size"),
@@ -370,150 +206,7 @@ async def test_metrics_carry_pool_and_model(worker: Worker) -> None:
     text = (await worker.client.get("/metrics")).text
     labels = 'model="tiny-1",namespace="team-a",pool="images"'
     assert f"imagefleet_worker_generation_seconds_count{{{labels}}}" in text
-    assert (
-        f"imagefleet_worker_resident{{{labels.replace(',', ',')}}} 1.0" in text
-        or "imagefleet_worker_resident" in text
-    )
-
-
-async def test_a_model_of_the_wrong_digest_never_loads_until_it_is_put_right(
-    worker: Worker, models: dict[str, Json]
-) -> None:
-    entry = models["tiny-2"] | {"pinned": True}
-    await worker.put(entry | {"digest": "sha256:" + "0" * 64})
-    failed = await worker.until_state("tiny-2", "Failed")
-    assert failed["reason"] == "DigestMismatch"
-    answer = await worker.generate(model="tiny-2")
-    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_failed")
-    assert int(answer.headers["retry-after"]) >= 1
-    await worker.put(entry)
-    await worker.until_state("tiny-2", "Resident")
-
-
-async def test_a_policy_swaps_one_model_for_another(worker: Worker, models: dict[str, Json]) -> None:
-    [before] = worker.engine_pids()
-    await worker.put(models["tiny-2"] | {"pinned": True})
-    await worker.until_state("tiny-2", "Resident")
-    assert picture(await worker.generate(model="tiny-2")).size == (64, 64)
-
-    async def one_engine_left() -> bool:
-        return before not in worker.engine_pids() and len((await worker.state())["models"]) == 1
-
-    await worker.until(one_engine_left)
-
-
-async def test_an_allowed_model_is_loaded_when_a_request_comes(
-    worker: Worker, models: dict[str, Json]
-) -> None:
-    await worker.put(models["tiny-1"] | {"pinned": True}, models["tiny-2"])
-    assert (await worker.model("tiny-2"))["state"] == "Absent"
-    assert picture(await worker.generate(model="tiny-2")).size == (64, 64)
-    assert (await worker.model("tiny-2"))["state"] == "Resident"
-
-
-async def test_the_least_recently_used_model_makes_room(worker: Worker, models: dict[str, Json]) -> None:
-    total = (await worker.state())["memory"]["totalBytes"]
-    big = {name: models[name] | {"memoryBytes": total - 1} for name in models}
-    await worker.put()
-    await worker.put(big["tiny-1"], big["tiny-2"])
-    assert (await worker.generate(model="tiny-1")).status_code == 200
-    # Its measured size is small, and room for the other's declared size is all there is.
-    assert (await worker.generate(model="tiny-2")).status_code == 200
-    assert (await worker.model("tiny-1"))["state"] == "Absent"
-
-
-async def test_a_pinned_model_that_cannot_fit_fails_and_says_so(
-    worker: Worker, models: dict[str, Json]
-) -> None:
-    await worker.put(
-        models["tiny-1"] | {"pinned": True}, models["tiny-2"] | {"pinned": True, "memoryBytes": 2**60}
-    )
-    failed = await worker.until_state("tiny-2", "Failed")
-    assert failed["reason"] == "DoesNotFit"
-    assert str(2**60) in failed["message"]
-
-
-async def test_a_killed_engine_fails_its_request_and_the_next_ones_are_drawn(worker: Worker) -> None:
-    restarts = (await worker.model("tiny-1"))["restarts"]
-    hit = asyncio.create_task(worker.generate(steps=MANY_STEPS))
-    await worker.until_running()
-    waiting = asyncio.create_task(worker.generate())
-    [engine] = worker.engine_pids()
-    os.kill(engine, signal.SIGKILL)
-    failed = await hit
-    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "engine_crashed")
-    assert "SIGKILL" in failed.json()["error"]["message"]
-    assert (await waiting).status_code == 200
-    assert (await worker.model("tiny-1"))["restarts"] == restarts + 1
-    assert (await worker.client.get("/livez")).status_code == 200
-
-
-async def test_an_engine_that_keeps_dying_is_called_failed_and_loaded_again_later(
-    worker: Worker, models: dict[str, Json]
-) -> None:
-    await worker.put(models["tiny-2"] | {"pinned": True})
-    for crashes in range(3):
-        await worker.until_state("tiny-2", "Resident")
-        await worker.until(lambda: _only_one(worker.engine_pids()))
-        assert (await worker.model("tiny-2"))["restarts"] == crashes
-        [engine] = worker.engine_pids()
-        os.kill(engine, signal.SIGKILL)
-        await worker.until(partial(worker.has_restarted, "tiny-2", crashes + 1))
-    assert (await worker.model("tiny-2"))["reason"] == "EngineCrashed"
-    await worker.until_state("tiny-2", "Resident")
-
-
-async def _only_one(pids: list[int]) -> bool:
-    return len(pids) == 1
-
-
-async def test_weights_that_cannot_be_read_fail_the_load_and_nothing_else(
-    worker: Worker, models: dict[str, Json], tmp_path: Path
-) -> None:
-    folder = tmp_path / "broken"
-    shutil.copytree(MODELS / "tiny-1", folder)
-    (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"no weights at all")
-    broken = entry_of("broken", folder)
-    await worker.put(models["tiny-1"] | {"pinned": True}, broken)
-    waiting = await worker.generate(model="broken")
-    assert (waiting.status_code, waiting.json()["error"]["code"]) == (503, "model_loading")
-    assert (await worker.model("broken"))["reason"] == "LoadFailed"
-    refused = await worker.generate(model="broken")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_failed")
-    assert (await worker.generate()).status_code == 200
-
-
-async def test_a_caller_that_leaves_frees_the_device(worker: Worker) -> None:
-    leaving = asyncio.create_task(worker.generate(steps=MANY_STEPS, n=3))
-    await worker.until_running()
-    leaving.cancel()
-    answer = await worker.generate()
-    assert answer.status_code == 200
-    # Far less than the 900 steps that nobody waits for would take, on any machine.
-    steps = float(answer.headers["x-imagefleet-rate"]) * 64 * 64 / 1e6 * 2 * 3 * MANY_STEPS
-    assert float(answer.headers["x-imagefleet-queue-seconds"]) < steps / 2
-
-
-async def test_a_full_queue_says_when_to_come_back(small: Worker) -> None:
-    running, waiting = await small.fill()
-    refused = await small.generate()
-    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
-    assert int(refused.headers["retry-after"]) >= 1
-    assert float(refused.headers["x-imagefleet-work-seconds"]) > 0
-    assert [(await task).status_code for task in (running, waiting)] == [200, 200]
-
-
-async def test_a_drain_finishes_what_runs_and_refuses_what_waits(small: Worker) -> None:
-    running, waiting = await small.fill()
-    small.process.send_signal(signal.SIGTERM)
-    refused = await waiting
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "worker_draining")
-    assert (await small.client.get("/readyz")).status_code == 503
-    late = await small.generate()
-    assert (late.status_code, late.json()["error"]["code"]) == (503, "worker_draining")
-    assert picture(await running).size == (64, 64)
-    assert await asyncio.to_thread(small.process.wait, 30) == 0
-    assert '"stopped"' in small.output.read_text().splitlines()[-1]
+    assert f"imagefleet_worker_resident{{{labels}}} 1.0" in text
 
 
 async def test_logs_are_json_without_prompts_or_tokens(shared: Worker, models: dict[str, Json]) -> None:
@@ -547,16 +240,6 @@ async def test_a_worker_that_is_still_importing_ends_at_once_when_told_to(tmp_pa
     assert await asyncio.to_thread(process.wait, 30) == 0
     assert (ready.status_code, ready.text) == (503, "importing torch and diffusers")
     assert '"ready"' not in (tmp_path / "output").read_text()
-
-
-async def test_a_worker_without_its_importer_is_not_live(shared: Worker) -> None:
-    importer = next(pid for pid in _children(shared.process.pid) if "forkserver" in _command(pid))
-    os.kill(importer, signal.SIGKILL)
-
-    async def not_live() -> bool:
-        return (await shared.client.get("/livez")).status_code == 503
-
-    await shared.until(not_live)
 
 
 async def test_bad_settings_end_the_worker_with_a_message(tmp_path: Path) -> None:

@@ -47,6 +47,17 @@ def test_a_pipeline_that_draws_nan_fails_instead_of_giving_a_black_picture(
         tiny.draw(tiny.load(tmp_path / "broken"), seed=1)
 
 
+def test_a_failure_says_nothing_of_the_prompts(tiny: ModuleType) -> None:
+    from imagefleet_runtime.worker.engine import failure
+
+    prompt = "a secret\ncastle " * 50
+    found = failure(ValueError(f"no token for {prompt!s} and blue; try others"), prompt, "blue")
+    assert (found.code, found.message) == (
+        "generation_failed",
+        "ValueError: no token for ... and ...; try others",
+    )
+
+
 @pytest.mark.parametrize(
     "class_name", ["NoSuchPipeline", "AutoencoderKL", "logging", "DanceDiffusionPipeline"]
 )

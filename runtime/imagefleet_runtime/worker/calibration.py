@@ -12,9 +12,12 @@ import math
 
 from imagefleet_runtime.worker.messages import Timing
 
-# Weight of a new observation. One odd request moves the rate by a third; five in a row bring it within 20 % of a
-# true change of any size (0.7 ** 5 = 0.17).
+# Weight of a new observation. Five in a row bring the rate within 20 % of a true change (0.7 ** 5 = 0.17), if that is
+# at most threefold.
 NEWEST = 0.3
+# An observation counts as at most so many times the rate. A device that stalls for minutes in a drawing of a second
+# would else make all larger requests look too long, and be refused, and so never be measured again.
+MOST = 3.0
 # Enough to tell the cost of a step from the fixed cost around them, and cheap for the largest models.
 CALIBRATION_STEPS = 4
 
@@ -43,11 +46,15 @@ def initial_rate(timing: Timing, units_per_step: float, default_steps: int) -> f
 
 
 def corrected(rate: float | None, seconds: float, units: float) -> float | None:
-    """The rate after a request of ``units`` ran ``seconds``: an exponential moving average."""
+    """The rate after a request of ``units`` ran ``seconds``: an exponential moving average of what counts.
+
+    Worked examples, from a rate of 1: 1 unit in 2 s gives 1 + 0.3 x (2 - 1) = 1.3; 1 unit in 300 s counts as 3 s and
+    gives 1 + 0.3 x (3 - 1) = 1.6.
+    """
     observed = usable(seconds / units)
     if observed is None:
         return rate
-    return observed if rate is None else rate + NEWEST * (observed - rate)
+    return observed if rate is None else rate + NEWEST * (min(observed, MOST * rate) - rate)
 
 
 def usable(rate: float) -> float | None:

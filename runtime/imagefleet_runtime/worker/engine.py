@@ -23,10 +23,8 @@ WARM_UP_STEPS = 2
 
 def main(connection: Connection) -> None:
     """Load what the first message names, then serve drawings until the pipe closes."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # to end is the supervisor's decision, also for group-wide signals
+    # To end is the supervisor's decision, also for group-wide signals.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     try:
         _Engine(connection).run()
@@ -55,13 +53,14 @@ class _Engine:
     def _answer(self, message: object) -> None:
         match message:
             case messages.Calibrate():
-                self._guarded(lambda: self._calibrate(message), prompt="")
+                self._guarded(lambda: self._calibrate(message))
             case messages.Generate():
-                self._guarded(lambda: self._generate(message), prompt=message.prompt)
+                secrets = (message.prompt, message.negative_prompt or "")
+                self._guarded(lambda: self._generate(message), *secrets)
             case messages.Cancel():
                 pass  # the drawing it was meant for has just ended
 
-    def _guarded(self, work: Callable[[], object], prompt: str) -> None:
+    def _guarded(self, work: Callable[[], object], *secrets: str) -> None:
         try:
             reply = work()
         except CancelledError:
@@ -69,7 +68,7 @@ class _Engine:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             raise
         except Exception as error:
-            self._connection.send(failure(error, prompt))
+            self._connection.send(failure(error, *secrets))
             if is_sticky(error):
                 raise SystemExit(1) from None
             return
@@ -148,18 +147,21 @@ class _Watch:
             self._connection.send(messages.Progress(min(self._done / self._steps, 1.0)))
 
 
-def failure(error: Exception, prompt: str) -> messages.Failed:
-    """``error`` as the caller may see it: typed, one line, without the prompt."""
+def failure(error: Exception, *secrets: str) -> messages.Failed:
+    """``error`` as the caller may see it: typed, one line, without ``secrets`` (the prompts)."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return messages.Failed(
             "out_of_memory", "not enough memory for this request; ask for fewer pixels or images"
         )
-    text = describe(error)
-    return messages.Failed("generation_failed", text.replace(prompt, "...") if prompt else text)
+    return messages.Failed("generation_failed", describe(error, *secrets))
 
 
-def describe(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+def describe(error: Exception, *secrets: str) -> str:
+    """Class and first line of ``error``, without ``secrets``."""
+    text = str(error)
+    for secret in filter(None, secrets):  # before the cut, which could leave a part of one
+        text = text.replace(secret, "...")
+    lines = text.strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 

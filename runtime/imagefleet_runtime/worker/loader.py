@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from imagefleet_runtime.worker import calibration, messages, source
-from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle
+from imagefleet_runtime.worker import calibration, deadlines, messages, source
+from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle, EngineHungError
 from imagefleet_runtime.worker.importer import Importer, ImporterError
 from imagefleet_runtime.worker.logs import log
 from imagefleet_runtime.worker.metrics import Metrics
@@ -26,8 +26,10 @@ from imagefleet_runtime.worker.planning import (
 from imagefleet_runtime.worker.threads import in_thread
 from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 
-# How often a refused folder is looked at again: sizes and times only.
-SOURCE_CHECK_SECONDS = 30.0
+# How often what is wrong with a folder or does not fit is looked at again: sizes, times and permissions only.
+RECHECK_SECONDS = 30.0
+# How long a look may take. One that takes longer says nothing.
+LOOK_SECONDS = 30.0
 
 
 class LoadError(Exception):
@@ -39,7 +41,7 @@ class LoadError(Exception):
 
 class Loader:
     """``device``: held while the accelerator computes. ``changed``: called when a model began or ceased to serve, with
-    the model. ``running``: the job being drawn, if any."""
+    the model. ``running``: the job being drawn, if any. ``load_seconds``: see deadlines."""
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class Loader:
         device: asyncio.Lock,
         total_bytes: int,
         torch_threads: int,
+        load_seconds: float,
         metrics: Metrics,
         changed: Callable[[Model], None],
         running: Callable[[], Job | None],
@@ -60,6 +63,7 @@ class Loader:
         self._device = device
         self._total_bytes = total_bytes
         self._torch_threads = torch_threads
+        self._load_seconds = load_seconds
         self._metrics = metrics
         self._changed = changed
         self._running = running
@@ -86,7 +90,7 @@ class Loader:
     async def _perform(self, step: LoadNext | DoesNotFit) -> None:
         model = self._models[step.model]
         if isinstance(step, DoesNotFit):
-            self._fail(model, "DoesNotFit", step.message, retry_delay(1))
+            self._fail(model, "DoesNotFit", step.message, RECHECK_SECONDS)
             return
         for name in step.evict:
             log("model_evicted", model=name, for_model=model.name)
@@ -133,6 +137,7 @@ class Loader:
             # The policy may have named it again meanwhile.
             if model.withdrawn and self._models.get(model.name) is model:
                 del self._models[model.name]
+                self._metrics.forget(model.name)
                 log("model_removed", model=model.name)
 
     async def _recheck_failed(self) -> None:
@@ -140,12 +145,18 @@ class Loader:
         for model in list(self._models.values()):
             if model.state is not State.FAILED or model.retry_at is None or model.retry_at > now:
                 continue
-            if model.failed_source is not None:
-                looks = await in_thread(partial(source.signature, Path(model.entry.path)))
-                if looks == model.failed_source:
-                    model.retry_at = now + SOURCE_CHECK_SECONDS
-                    continue
+            if model.failed_source is not None and await self._looks(model) == model.failed_source:
+                model.retry_at = time.monotonic() + RECHECK_SECONDS
+                continue
             self._set_absent(model)
+
+    async def _looks(self, model: Model) -> object:
+        """What the folder looks like (source.signature)."""
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                return await in_thread(partial(source.signature, Path(model.entry.path)))
+        except TimeoutError:
+            return "no answer"
 
     async def _unload(self, *models: Model) -> None:
         """End the engines of ``models``. First they all cease to serve, so that no request starts on one meanwhile."""
@@ -175,38 +186,55 @@ class Loader:
         try:
             await self._bring_up(model)
         except source.SourceError as error:
-            looks = await in_thread(partial(source.signature, Path(model.entry.path)))
-            self._fail(model, error.reason, error.message, SOURCE_CHECK_SECONDS, looks)
-        except EngineExitedError as error:
-            await self._stop_engine(model)
-            self.engine_crashed(model, str(error))
-        except (LoadError, OSError, ImporterError) as error:
+            self._fail(model, error.reason, error.message, RECHECK_SECONDS, await self._looks(model))
+        except (LoadError, OSError, ImporterError, EngineHungError) as error:
             await self._stop_engine(model)
             model.failures += 1
             reason = error.reason if isinstance(error, LoadError) else "LoadFailed"
             self._fail(model, reason, str(error), retry_delay(model.failures))
+        except EngineExitedError as error:
+            await self._stop_engine(model)
+            self.engine_crashed(model, str(error))
         else:
             self._now_serves(model)
 
     async def _bring_up(self, model: Model) -> None:
         """Check the folder, fork an engine, load, calibrate. Raises SourceError, EngineExitedError, LoadError, OSError,
-        ImporterError."""
+        ImporterError, EngineStuckError."""
         entry = model.entry
-        class_name = entry.pipeline.className
-        model.source = await in_thread(
-            lambda: source.inspect(
-                Path(entry.path), self._digests, digest=entry.digest, class_name=class_name
-            )
+        seconds = await self._check_source(model)
+        model.engine = engine = await EngineHandle.start(
+            self._importer, self._engine_ended, self._load_seconds
         )
-        model.engine = engine = await EngineHandle.start(self._importer, self._engine_ended)
-        order = messages.Load(entry.path, class_name, entry.pipeline.dtype, self._torch_threads)
-        loaded = await engine.ask(order)
+        order = messages.Load(entry.path, entry.pipeline.className, entry.pipeline.dtype, self._torch_threads)
+        loaded = await engine.ask(order, seconds)
         if isinstance(loaded, messages.LoadFailed):
             raise LoadError(loaded.reason, loaded.message)
         model.capabilities = loaded.capabilities
-        await self._calibrate(model, engine)
+        await self._calibrate(model, engine, seconds)
+        if engine.exited:  # after its last answer, and unnoticed, for the model was still loading
+            raise EngineExitedError(engine.how_it_ended())
 
-    async def _calibrate(self, model: Model, engine: EngineHandle) -> None:
+    async def _check_source(self, model: Model) -> float:
+        """Check the folder; the seconds that the engine may take to load it. Raises SourceError, LoadError, OSError."""
+        entry = model.entry
+        folder = Path(entry.path)
+        seconds = self._load_seconds
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                size = await in_thread(partial(source.total_bytes, folder))
+                seconds = deadlines.load_seconds(size, seconds)
+                limit.reschedule(asyncio.get_running_loop().time() + seconds)
+                model.source = await in_thread(
+                    lambda: source.inspect(
+                        folder, self._digests, digest=entry.digest, class_name=entry.pipeline.className
+                    )
+                )
+        except TimeoutError:
+            raise LoadError("LoadFailed", f"the folder could not be read within {seconds:.0f} s") from None
+        return seconds
+
+    async def _calibrate(self, model: Model, engine: EngineHandle, seconds: float) -> None:
         """Measure the model's rate and memory, alone on the accelerator. Raises LoadError, EngineExitedError."""
         defaults = model.entry.defaults
         width, height = (_fit(side, model.capabilities) for side in defaults.width_height)
@@ -217,7 +245,7 @@ class Loader:
             guidance_scale=defaults.guidanceScale,
         )
         async with self._device:
-            answer = await engine.ask(order)
+            answer = await engine.ask(order, seconds)
         if isinstance(answer, messages.Failed):
             reason = "DoesNotFit" if answer.code == "out_of_memory" else "LoadFailed"
             raise LoadError(reason, f"the first drawing failed: {answer.message}")

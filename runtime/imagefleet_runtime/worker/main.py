@@ -20,7 +20,12 @@ def main() -> None:
     verify.add_argument("--class-name", help="the pipeline class that it must be")
     verify.add_argument("--report", default="/dev/termination-log", help="where to write the finding")
     arguments = parser.parse_args()
-    sys.exit(_verify(arguments) if arguments.command == "verify" else _serve())
+    if arguments.command == "verify":
+        sys.exit(_verify(arguments))
+    code = _serve()
+    sys.stdout.flush()
+    # Nothing is left to save, and Python would wait for threads that hash, or that hang on a dead disk.
+    os._exit(code)
 
 
 def _verify(arguments: argparse.Namespace) -> int:

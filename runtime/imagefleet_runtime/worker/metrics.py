@@ -52,6 +52,15 @@ class Metrics:
         self._loading = self._histogram(
             "load_seconds", "Time from the decision to load a model until it serves"
         )
+        self._by_model = (
+            self._requests,
+            self._images,
+            self._run_seconds,
+            self._restarts,
+            self._generation,
+            self._waiting,
+            self._loading,
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"imagefleet_worker_{name}", text, (*LABELS, *labels), registry=self.registry)
@@ -74,6 +83,11 @@ class Metrics:
 
     def crashed(self, model: str) -> None:
         self._restarts.labels(*self._base, model).inc()
+
+    def forget(self, model: str) -> None:
+        """Drop the series of a model that this worker does not serve any more."""
+        for metric in self._by_model:
+            metric.remove_by_labels({"model": model})
 
 
 class _Gauges(Collector):

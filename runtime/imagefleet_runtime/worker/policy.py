@@ -11,7 +11,7 @@ from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.source import AUTO_CLASS
 
 MAX_SIDE = 16384  # pixels; the model's own limit is far lower
-MAX_SEED = 2**53 - 1  # the largest whole number that JSON carries safely through every language
+MAX_WHOLE = 2**53 - 1  # the largest whole number that JSON carries safely through every language
 # Kind of bad value that pydantic reports for a field that the schema does not have.
 UNKNOWN_FIELD = "extra_forbidden"
 
@@ -49,7 +49,7 @@ class Limits(_Base):
 class ModelPolicy(_Base):
     """One model that this worker must (``pinned``) or may hold."""
 
-    model: Annotated[str, Field(min_length=1, max_length=253)]
+    model: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]  # stands in headers
     path: Annotated[str, Field(pattern=r"^/")]
     digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
     pinned: bool = False
@@ -85,12 +85,12 @@ class GenerateBody(_Base):
     model: Annotated[str, Field(min_length=1)]
     prompt: Annotated[str, Field(max_length=32000)]
     negative_prompt: Annotated[str, Field(max_length=32000)] | None = None
-    n: Annotated[int, Field(ge=1)] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_WHOLE)] = 1
     width: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     height: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1, le=MAX_WHOLE)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_WHOLE)] | None = None
     output_format: Literal["png", "jpeg", "webp"] = "png"
     output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
     response_format: Literal["b64_json", "url"] = "b64_json"

@@ -47,6 +47,7 @@ async def _serve(settings: Settings, authenticator: Authenticator, importer: Imp
         log_level="warning",
         timeout_keep_alive=75,  # longer than callers keep idle connections, so that they are the ones to close
         lifespan="off",
+        timeout_graceful_shutdown=10,  # for replies that are being sent; a body that never ends is not waited for
     )
     server = _Server(config)
     stop = asyncio.Event()

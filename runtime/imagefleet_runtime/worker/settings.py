@@ -21,6 +21,7 @@ class Settings:
     host: str
     port: int
     max_request_seconds: float
+    load_seconds: float  # that reading or loading a folder may take at least, before it counts as hung
     queue_limit: int  # requests that wait; the running one is not counted
     torch_threads: int
 
@@ -39,6 +40,7 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         host=env.get("IMAGEFLEET_HOST") or "0.0.0.0",
         port=_whole(env, "IMAGEFLEET_PORT", 8000, least=0),
         max_request_seconds=float(_whole(env, "IMAGEFLEET_MAX_REQUEST_SECONDS", 300, least=1)),
+        load_seconds=float(_whole(env, "IMAGEFLEET_LOAD_SECONDS", 600, least=1)),
         queue_limit=_whole(env, "IMAGEFLEET_QUEUE_LIMIT", 32, least=0),
         torch_threads=_whole(env, "IMAGEFLEET_TORCH_THREADS", available_cpus(), least=1),
     )

@@ -9,8 +9,8 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from imagefleet_runtime.worker import calibration, errors, messages, requests
-from imagefleet_runtime.worker.handle import EngineExitedError
+from imagefleet_runtime.worker import calibration, deadlines, errors, messages, requests
+from imagefleet_runtime.worker.handle import EngineExitedError, EngineStuckError
 from imagefleet_runtime.worker.importer import Importer
 from imagefleet_runtime.worker.loader import Loader
 from imagefleet_runtime.worker.logs import log
@@ -19,7 +19,7 @@ from imagefleet_runtime.worker.metrics import Metrics, ModelGauges
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.nvml import Nvml
 from imagefleet_runtime.worker.planning import State
-from imagefleet_runtime.worker.policy import GenerateBody, Policy
+from imagefleet_runtime.worker.policy import GenerateBody, ModelPolicy, Policy
 from imagefleet_runtime.worker.settings import Settings
 from imagefleet_runtime.worker.threads import in_thread
 from imagefleet_runtime.worker.waiting import Job, Outcome, WaitingRoom
@@ -57,6 +57,7 @@ class Supervisor:
             device=self._device,
             total_bytes=self._memory.bytes,
             torch_threads=settings.torch_threads,
+            load_seconds=settings.load_seconds,
             metrics=self.metrics,
             changed=self._model_changed,
             running=lambda: self._running,
@@ -72,7 +73,10 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._loader.stop_engines()
+        try:
+            await self._loader.stop_engines()
+        except EngineStuckError as error:
+            log("engine_stuck", message=str(error))
 
     @property
     def ready(self) -> bool:
@@ -103,7 +107,7 @@ class Supervisor:
         self._loader.wake()
         self._wake.set()
 
-    def _update(self, model: Model, entry: Any) -> None:
+    def _update(self, model: Model, entry: ModelPolicy) -> None:
         changed = model.entry.identity != entry.identity
         again = changed or model.entry != entry
         model.entry = entry
@@ -117,7 +121,7 @@ class Supervisor:
     def _refuse_waiting(self, model: Model, why: str) -> None:
         after = self._retry_after(model)
         for job in self._waiting.take_all(lambda job: job.model is model):
-            job.result.set_exception(errors.model_loading(f"model {model.name!r} {why}", after))
+            job.answer(errors.model_loading(f"model {model.name!r} {why}", after))
 
     def _retry_after(self, model: Model) -> float:
         now = time.monotonic()
@@ -178,10 +182,8 @@ class Supervisor:
 
     def cancel(self, job: Job) -> None:
         """The caller went away: forget the request, or stop drawing at the next step."""
-        job.cancelled = True
-        if self._waiting.discard(job):
-            job.result.cancel()
-        elif self._running is job and job.started is not None and job.model.engine is not None:
+        job.result.cancel()
+        if not self._waiting.discard(job) and self._running is job and job.model.engine is not None:
             job.model.engine.tell(messages.Cancel())
 
     async def drain(self) -> None:
@@ -189,57 +191,51 @@ class Supervisor:
         self.draining = True
         log("draining", waiting=len(self._waiting), running=int(self._running is not None))
         for job in self._waiting.take_all(lambda _job: True):
-            job.result.set_exception(errors.draining())
+            job.answer(errors.draining())
         await self._idle.wait()
 
     async def _draw_all(self) -> None:
         while True:
             self._wake.clear()
-            job = self._waiting.take(lambda job: job.model.serving)
-            if job is None:
+            # A request is taken only once the accelerator is free for it: until then its model may come and go.
+            async with self._device:
+                drawn = await self._draw_next()
+            if not drawn:
                 await self._wake.wait()
-                continue
-            self._running = job
-            self._idle.clear()
-            try:
-                await self._settle(job)
-            finally:
-                self._running = None
-                self._idle.set()
-                self._loader.wake()
 
-    async def _settle(self, job: Job) -> None:
-        """Draw ``job`` and hand its outcome to the one who waits for it."""
+    async def _draw_next(self) -> bool:
+        """Draw the first request that can be drawn; False where there is none."""
+        job = self._waiting.take(lambda job: job.model.serving)
+        if job is None:
+            return False
+        self._running = job
+        self._idle.clear()
         try:
-            outcome = await self._draw(job)
+            job.answer(await self._draw(job))
         except errors.ApiError as error:
-            if not job.result.done():
-                job.result.set_exception(error)
-            return
+            job.answer(error)
         except Exception as error:
-            if not job.result.done():
-                job.result.set_exception(
-                    errors.engine("generation_failed", "the worker failed; it will restart")
-                )
+            job.answer(errors.engine("generation_failed", "the worker failed; it will restart"))
             raise RuntimeError("the drawing loop ended") from error  # /livez sees to the restart
-        if not job.result.done():
-            job.result.set_result(outcome)
+        finally:
+            self._running = None
+            self._idle.set()
+            self._loader.wake()
+        return True
 
     async def _draw(self, job: Job) -> Outcome:
-        """Raises ApiError."""
-        model = job.model
+        """Raises ApiError, EngineStuckError."""
+        model, engine = job.model, job.model.engine
+        assert engine is not None, "a model that serves has an engine"
         if model.capabilities is not None:  # not known before the first load
             requests.check_supported(job.body, job.drawing, model.capabilities)
         self._check_length(job)
-        async with self._device:
-            engine = model.engine
-            if engine is None or job.cancelled:
-                raise errors.engine("engine_crashed", "the engine ended before it could draw")
-            job.started = model.last_used = time.monotonic()
-            try:
-                answer = await engine.ask(job.drawing, job.note_progress)
-            except EngineExitedError as error:
-                raise errors.engine("engine_crashed", f"{error}; the model is being loaded again") from None
+        job.started = model.last_used = time.monotonic()
+        seconds = deadlines.draw_seconds(job.work_seconds, self.settings.max_request_seconds)
+        try:
+            answer = await engine.ask(job.drawing, seconds, job.note_progress)
+        except EngineExitedError as error:
+            raise errors.engine("engine_crashed", f"{error}; the model is being loaded again") from None
         match answer:
             case messages.Done():
                 self._learn(job, answer)

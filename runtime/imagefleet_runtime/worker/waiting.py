@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.messages import Generate
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.policy import GenerateBody
@@ -31,8 +32,7 @@ class Job:
     arrived: float
     result: asyncio.Future[Outcome]
     started: float | None = None
-    progress: float = field(default=0.0)  # 0 to 1, by steps done
-    cancelled: bool = False
+    progress: float = 0.0  # 0 to 1, by steps done
 
     @property
     def work_seconds(self) -> float:
@@ -42,6 +42,15 @@ class Job:
 
     def note_progress(self, done: float) -> None:
         self.progress = done
+
+    def answer(self, outcome: Outcome | ApiError) -> None:
+        """Hand ``outcome`` to the one who waits for it, where someone still does."""
+        if self.result.done():
+            return
+        if isinstance(outcome, ApiError):
+            self.result.set_exception(outcome)
+        else:
+            self.result.set_result(outcome)
 
     def queue_seconds(self, now: float) -> float:
         return (now if self.started is None else self.started) - self.arrived

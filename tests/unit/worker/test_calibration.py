@@ -49,8 +49,16 @@ def test_what_cannot_be_a_duration_is_no_opinion(seconds: float) -> None:
     assert usable(seconds) is None
 
 
-@given(st.floats(1e-6, 1e3), st.floats(1e-6, 1e3))
-def test_a_wrong_rate_is_within_a_fifth_of_the_change_after_five_requests(wrong: float, right: float) -> None:
+@pytest.mark.parametrize(("seconds", "want"), [(2.0, 1.3), (300.0, 1.6)])  # the worked examples
+def test_one_odd_request_moves_the_rate_by_six_tenths_at_most(seconds: float, want: float) -> None:
+    assert corrected(1.0, seconds, 1.0) == pytest.approx(want)
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1e-3, 3.0))
+def test_a_wrong_rate_is_within_a_fifth_of_the_change_after_five_requests(
+    wrong: float, change: float
+) -> None:
+    right = wrong * change
     rate: float | None = wrong
     for _ in range(5):
         rate = corrected(rate, right * 2.0, 2.0)
