@@ -1,5 +1,6 @@
 """The HTTP client of the workers, and the tokens that it shows them (``docs/contract.md``)."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ SPARE_SECONDS = 60
 """A token is not shown in its last minute: it must still hold when it arrives, on a clock that differs."""
 GET_SECONDS = 3.0
 PUT_SECONDS = 10.0
+REPORT_BYTES = 1_000_000
+"""A longer answer is none: the image of a worker is its pool's choice, the operator's memory is everyone's."""
 
 
 class CallerKeyError(Exception):
@@ -73,7 +76,9 @@ class WorkerClient:
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128, limit_per_host=2))
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=128, limit_per_host=2), auto_decompress=False
+        )
 
     async def close(self) -> None:
         """Close all connections."""
@@ -93,10 +98,27 @@ class WorkerClient:
         timeout = aiohttp.ClientTimeout(total=seconds)
         try:
             async with self._session.request(
-                verb, f"http://{host}:{PORT}{path}", json=body, headers=headers, timeout=timeout
+                verb,
+                f"http://{host}:{PORT}{path}",
+                json=body,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,  # to wherever a worker likes, from inside the operator's network
             ) as response:
+                raw = await _read(response)
                 if response.status != 200:
-                    raise WorkerError(f"{verb} {path}: {response.status} {(await response.text())[:300]}")
-                return read_report(await response.json(content_type=None))
+                    raise WorkerError(
+                        f"{verb} {path}: {response.status} {raw[:300].decode(errors='replace')}"
+                    )
+                return read_report(json.loads(raw))
         except (aiohttp.ClientError, InvalidReportError, TimeoutError, OSError, ValueError) as error:
             raise WorkerError(f"{verb} {path}: {error or type(error).__name__}") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    raw = bytearray()
+    async for part in response.content.iter_any():
+        raw += part
+        if len(raw) > REPORT_BYTES:
+            raise WorkerError(f"an answer of more than {REPORT_BYTES} bytes")
+    return bytes(raw)

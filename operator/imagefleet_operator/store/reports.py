@@ -7,6 +7,10 @@ from typing import Any
 
 from imagefleet_operator.plan.types import Device, ModelReport, Report
 
+NAME_CHARACTERS = 128
+"""Of an accelerator's name: as many as the status holds."""
+MOST_BYTES = 2**53
+"""No accelerator has more; sums of such numbers still fit what the API holds."""
 STATES = ("Absent", "Loading", "Resident", "Failed")
 
 
@@ -48,8 +52,8 @@ def _model(body: Mapping[str, Any]) -> ModelReport:
 
 def _device(body: Mapping[str, Any]) -> Device:
     return Device(
-        accelerator=intern(str(body.get("accelerator") or body.get("name") or "unknown")),
-        utilization=_number(body, "utilization"),
+        accelerator=intern(str(body.get("accelerator") or body.get("name") or "unknown")[:NAME_CHARACTERS]),
+        utilization=_number(body, "utilization", most=1),
         memory_used_bytes=_whole(body, "memoryUsedBytes"),
         memory_total_bytes=_whole(body, "memoryTotalBytes"),
         temperature_celsius=_number(body, "temperatureCelsius"),
@@ -57,13 +61,13 @@ def _device(body: Mapping[str, Any]) -> Device:
     )
 
 
-def _number(body: Mapping[str, Any], key: str) -> float | None:
+def _number(body: Mapping[str, Any], key: str, most: float = math.inf) -> float | None:
     value = body.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value) if math.isfinite(value) and value >= 0 else None
+    return float(value) if math.isfinite(value) and 0 <= value <= most else None
 
 
 def _whole(body: Mapping[str, Any], key: str) -> int | None:
-    value = _number(body, key)
+    value = _number(body, key, most=MOST_BYTES)
     return None if value is None else int(value)

@@ -125,8 +125,9 @@ async def test_a_policy_is_put_with_a_token_of_the_pool(monkeypatch: pytest.Monk
         lambda: web.json_response(REPORT, status=503),
         lambda: web.json_response({"memory": {}}),
         lambda: web.Response(text="<html>"),
+        lambda: web.json_response({**REPORT, "version": "x" * workers.REPORT_BYTES}),
     ],
-    ids=["an error", "no report", "no JSON"],
+    ids=["an error", "no report", "no JSON", "too much"],
 )
 async def test_any_other_answer_is_no_answer(
     answer: Callable[[], web.Response], monkeypatch: pytest.MonkeyPatch
@@ -136,6 +137,17 @@ async def test_any_other_answer_is_no_answer(
 
     async with client(handler, monkeypatch) as made:
         with pytest.raises(WorkerError):
+            await made.report(pod(ip="127.0.0.1"))
+
+
+async def test_a_worker_cannot_send_the_operator_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handler(request: web.Request) -> web.Response:
+        if request.path == "/elsewhere":
+            return web.json_response(REPORT)
+        raise web.HTTPTemporaryRedirect("/elsewhere")
+
+    async with client(handler, monkeypatch) as made:
+        with pytest.raises(WorkerError, match="307"):
             await made.report(pod(ip="127.0.0.1"))
 
 
@@ -161,6 +173,16 @@ def test_a_report_is_read_as_far_as_plans_need_it() -> None:
 def test_a_number_that_is_none_is_no_opinion(value: object) -> None:
     model = {"model": "m", "state": "Resident", "pinned": True, "loadSeconds": value}
     assert read_report({**REPORT, "models": [model]}).models[0].load_seconds is None
+
+
+@pytest.mark.parametrize(
+    "device",
+    [{"utilization": 63}, {"memoryUsedBytes": 1e300}, {"powerWatts": -1}],
+    ids=lambda d: next(iter(d)),
+)
+def test_a_number_that_cannot_be_is_no_opinion(device: dict[str, float]) -> None:
+    found = read_report({**REPORT, "devices": [{"accelerator": "x" * 500, **device}]}).devices
+    assert found == (Device("x" * 128),)
 
 
 @pytest.mark.parametrize(
