@@ -31,6 +31,7 @@ REASONS: dict[str, str] = {
     "ProgressDeadlineExceeded": "The Deployment has made no progress within its deadline.",
     "ModelsPlaced": "Every model is resident on as many workers as it asks for.",
     "NoWorkers": "No worker is ready to hold a model.",
+    "TooFewWorkers": "A model asks for more workers (minResident) than the pool has (replicas).",
     "ModelNotFound": "A model of the pool does not exist in the pool's namespace.",
     "ModelNotReady": "A model of the pool has not been verified (yet).",
     "ModelLoading": "A model is being loaded on as many workers as it asks for.",

@@ -1,7 +1,7 @@
 """How a pool is doing: each condition as an ordered list of checks, the first that has something to say
 wins."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from imagefleet_operator.plan.conditions import Verdict, find, is_true
 from imagefleet_operator.plan.placement import Placement
@@ -102,8 +102,11 @@ def copies(observed: PoolObserved, model: str) -> list[ModelReport]:
 
 
 def resident(observed: PoolObserved, model: str) -> int:
-    """On how many serving workers the model is resident."""
-    return sum(report.state == "Resident" for report in copies(observed, model))
+    """On how many serving workers the model is resident. One of the same name with other files does not count: a
+    worker may still hold a model that was deleted and made anew."""
+    found = observed.models.get(model)
+    digest = found.status.get("digest") if found is not None else None
+    return sum(r.state == "Resident" and r.digest in ("", digest) for r in copies(observed, model))
 
 
 def model_ready(entry: PoolModel, observed: PoolObserved) -> bool:
@@ -131,7 +134,7 @@ def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) 
     """The ``ModelsPlaced`` condition. A missing model is told before anything that comes of it."""
     if spec.replicas == 0:
         return Verdict(False, "ScaledToZero", "spec.replicas is 0: no worker holds a model.")
-    for verdict in _model_verdicts(spec.models, observed):
+    for verdict in _model_verdicts(spec, observed):
         return verdict
     if not serving(observed.workers):
         return Verdict(False, "NoWorkers", "No worker is ready to hold a model.")
@@ -141,12 +144,25 @@ def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) 
         if failed is not None:
             return Verdict(False, "ModelLoadFailed", f"{entry.model}: {failed.reason}: {failed.message}")
     for entry in spec.models:
-        if placement.short.get(entry.model):
+        if placement.short.get(entry.model, 0) > _not_yet(entry, observed):
             return Verdict(False, "ModelDoesNotFit", _short(entry, observed))
     if waiting:
         names = ", ".join(f"{m.model} ({resident(observed, m.model)} of {m.min_resident})" for m in waiting)
         return Verdict(False, "ModelLoading", f"Loading {names}.")
     return Verdict(True, "ModelsPlaced", "Every model is resident on as many workers as it asks for.")
+
+
+def _too_few(entry: PoolModel, spec: PoolSpec) -> str:
+    wanted, workers = entry.min_resident, spec.replicas
+    return (
+        f"{entry.model} asks for {wanted} workers (minResident), the pool has {workers} (replicas): lower "
+        f"minResident to {workers}, or raise replicas to {wanted}."
+    )
+
+
+def _not_yet(entry: PoolModel, observed: PoolObserved) -> int:
+    """Copies that lack for want of workers, which may come, rather than of memory."""
+    return max(0, entry.min_resident - len(serving(observed.workers)))
 
 
 def _short(entry: PoolModel, observed: PoolObserved) -> str:
@@ -157,17 +173,21 @@ def _short(entry: PoolModel, observed: PoolObserved) -> str:
     )
 
 
-def _model_verdicts(models: Sequence[PoolModel], observed: PoolObserved) -> Iterable[Verdict]:
-    for entry in models:
+def _model_verdicts(spec: PoolSpec, observed: PoolObserved) -> Iterable[Verdict]:
+    """What is wrong with the models whatever the workers do."""
+    for entry in spec.models:
         if observed.models.get(entry.model) is None:
             yield Verdict(
                 False,
                 "ModelNotFound",
                 f"There is no ImageModel {entry.model} in namespace {observed.pool.namespace}.",
             )
-    for entry in models:
+    for entry in spec.models:
         found = observed.models.get(entry.model)
         if found is not None and not is_usable(entry.model, observed):
             ready = find(found.status, "Ready") or {}
             detail = ready.get("message") or "not verified yet."
             yield Verdict(False, "ModelNotReady", f"ImageModel {entry.model}: {detail}")
+    for entry in spec.models:
+        if entry.min_resident > spec.replicas:
+            yield Verdict(False, "TooFewWorkers", _too_few(entry, spec))

@@ -104,6 +104,7 @@ def test_the_same_observation_later_gives_the_same_status() -> None:
 TROUBLED = Worker(pod(ready=False, trouble=Trouble("WorkersUnschedulable", "0/3 nodes are available.")))
 CRASHING = Worker(pod("b", ready=False, trouble=Trouble("WorkersCrashing", "worker ended with exit code 1")))
 TWO_NAMES = pool(models=(PoolModel("x", "shapes-1"), PoolModel("y", "shapes-2")))
+THREE_OF_TWO = pool(models=(PoolModel("x", "shapes-1", 3),), replicas=2)
 ON_DEMAND = pool(models=(PoolModel("x", "shapes-1", 0),))
 
 
@@ -183,6 +184,26 @@ ON_DEMAND = pool(models=(PoolModel("x", "shapes-1", 0),))
             observed(worker(), models={"shapes-1": model(size=80 * GIB)}),
             "ModelsPlaced=False ModelDoesNotFit",
             id="too large",
+        ),
+        pytest.param(
+            observed(SETTLED, pool=THREE_OF_TWO),
+            "ModelsPlaced=False TooFewWorkers",
+            id="minResident over replicas",
+        ),
+        pytest.param(
+            observed(pool=THREE_OF_TWO),
+            "ModelsPlaced=False TooFewWorkers",
+            id="minResident, before any worker",
+        ),
+        pytest.param(
+            observed(SETTLED, pool=pool(models=(PoolModel("x", "shapes-1", 3),), replicas=3)),
+            "ModelsPlaced=False ModelLoading",
+            id="not yet enough workers",
+        ),
+        pytest.param(
+            observed(worker("a", holding("shapes-1", digest="sha256:older"))),
+            "ModelsPlaced=False ModelLoading",
+            id="a worker holds other files of that name",
         ),
         pytest.param(
             observed(worker(), pool=ON_DEMAND, models={"shapes-1": model(size=80 * GIB)}),
