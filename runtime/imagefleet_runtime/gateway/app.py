@@ -23,6 +23,8 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 MAX_BODY_BYTES = 1024 * 1024
+# How long a body may take to arrive.
+BODY_SECONDS = 60.0
 # The caller's connection is watched once a request takes this long (seconds): quicker ones end by themselves.
 DISCONNECT_WATCH_SECONDS = 0.05
 CLIENT_CLOSED = 499
@@ -254,7 +256,7 @@ def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 async def _read_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
-    """The whole body. Raises ApiError (413, 415) and CallerGoneError."""
+    """The whole body. Raises ApiError (408, 413, 415) and CallerGoneError."""
     content_type = length = b""
     for name, value in headers:
         if name == b"content-type":
@@ -266,26 +268,36 @@ async def _read_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -
             415, "unsupported_media_type", "The body must be sent with Content-Type: application/json."
         )
     _check_length(int(length) if length.isdigit() else 0)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body"):
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _receive_body(receive)
+    except TimeoutError:
+        raise _unread(
+            408, "request_timeout", f"The body did not arrive within {BODY_SECONDS:g} seconds."
+        ) from None
+
+
+async def _receive_body(receive: Receive) -> bytes:
+    body = bytearray()
+    more = True
+    while more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGoneError
         body += message.get("body", b"")
         _check_length(len(body))
-    if message["type"] == "http.disconnect":
-        raise CallerGoneError
-    return body
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
 def _check_length(length: int) -> None:
     if length > MAX_BODY_BYTES:
-        # What is left of the body is not read, so the connection cannot be used again.
-        raise ApiError(
-            413,
-            "request_too_large",
-            f"The body is over {MAX_BODY_BYTES} bytes.",
-            headers=((b"connection", b"close"),),
-        )
+        raise _unread(413, "request_too_large", f"The body is over {MAX_BODY_BYTES} bytes.")
+
+
+def _unread(status: int, code: str, message: str) -> ApiError:
+    """The rest of the body is not read, so the connection cannot be used again."""
+    return ApiError(status, code, message, headers=((b"connection", b"close"),))
 
 
 def _error_headers(error: ApiError) -> Headers:

@@ -61,8 +61,8 @@ class Trace:
     worker_seconds: float = 0.0
     tried: list[Worker] = field(default_factory=list)
     breaks: int = 0
-    busy: list[int] = field(default_factory=list)
-    """Retry-After of each worker that was full."""
+    retry_after: list[int] = field(default_factory=list)
+    """Seconds, of each worker that was full or could not load the model."""
     failure: ApiError | None = None
     """How the request ends if no other worker can be tried; None: it waits for one."""
     hold_until: float | None = None
@@ -340,10 +340,11 @@ class _Run:
 
     def _failure(self, choice: Choice, reply: Reply, reason: str, message: str) -> ApiError | None:
         """How the request ends if this worker was the last to try; None: by waiting for another worker."""
-        given = measured(reply.header(b"retry-after"))
+        if reason in ("worker_draining", "model_not_allowed"):
+            # Lag between the cluster and this snapshot: the replacement is on its way.
+            return self._trace.failure
+        seconds = self._soonest(choice, reply)
         if reason == "queue_full":
-            self._trace.busy.append(max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(given or 1))))
-            seconds = min(self._trace.busy)
             return ApiError(
                 429,
                 "queue_full",
@@ -351,15 +352,13 @@ class _Run:
                 kind=RATE_LIMIT,
                 retry_after=seconds,
             )
-        if reason in ("worker_draining", "model_not_allowed"):
-            # Lag between the cluster and this snapshot: the replacement is on its way.
-            return self._trace.failure
-        shares = [choice.share]
-        seconds = math.ceil(given or 0) or routing.retry_after(shares, self._d._fleet.loads, self._d._clock())
         code = "model_failed" if reason == "model_failed" else "model_loading"
-        return server_error(
-            503,
-            code,
-            message or "The worker is not ready.",
-            retry_after=min(MAX_RETRY_AFTER_SECONDS, seconds),
-        )
+        return server_error(503, code, message or "The worker is not ready.", retry_after=seconds)
+
+    def _soonest(self, choice: Choice, reply: Reply) -> int:
+        """Whole seconds until the first of the workers tried so far is worth trying again: 1 to 120."""
+        given = measured(reply.header(b"retry-after"))
+        if not given:
+            given = routing.retry_after([choice.share], self._d._fleet.loads, self._d._clock())
+        self._trace.retry_after.append(max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(given))))
+        return min(self._trace.retry_after)

@@ -13,11 +13,12 @@ from msgspec import UNSET, Meta, UnsetType
 from .errors import ApiError, invalid
 from .resources import ModelView
 
-# Whole numbers up to 2**53 - 1 survive every JSON reader, JavaScript's too.
-MAX_SEED = 2**53 - 1
+# Whole numbers up to this survive every JSON reader, JavaScript's too.
+MAX_WHOLE = 2**53 - 1
 MAX_PROMPT_CHARACTERS = 32_000
 MAX_SIDE_PIXELS = 16_384
 
+Count = Annotated[int, Meta(ge=1, le=MAX_WHOLE)]
 Text = Annotated[str, Meta(max_length=MAX_PROMPT_CHARACTERS)]
 Prompt = Annotated[str, Meta(min_length=1, max_length=MAX_PROMPT_CHARACTERS)]
 
@@ -27,16 +28,16 @@ class ImagesRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     prompt: Prompt
     model: str | None = None
-    n: Annotated[int, Meta(ge=1)] | None = None
+    n: Count | None = None
     size: str | None = None
     quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: Literal["png", "jpeg", "webp"] | None = None
     output_compression: Annotated[int, Meta(ge=0, le=100)] | None = None
     user: str | None = None
-    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=MAX_WHOLE)] | None = None
     negative_prompt: Text | None = None
-    num_inference_steps: Annotated[int, Meta(ge=1)] | None = None
+    num_inference_steps: Count | None = None
     guidance_scale: Annotated[float, Meta(ge=0, le=100)] | None = None
     # Accepted where they ask for what is done anyway; see _check_no_ops.
     background: str | None = None
@@ -68,16 +69,16 @@ class WorkerRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
 _FIELDS = {
     "prompt": f"a string of 1 to {MAX_PROMPT_CHARACTERS} characters",
     "model": "a string, one of the ids that GET /v1/models lists",
-    "n": "a whole number, at least 1",
+    "n": f"a whole number from 1 to {MAX_WHOLE}",
     "size": "a string: auto, or WIDTHxHEIGHT in pixels such as 512x512",
     "quality": "one of auto, low, medium, high, standard, hd",
     "response_format": "b64_json or url",
     "output_format": "png, jpeg or webp",
     "output_compression": "a whole number from 0 to 100",
     "user": "a string",
-    "seed": f"a whole number from 0 to {MAX_SEED}",
+    "seed": f"a whole number from 0 to {MAX_WHOLE}",
     "negative_prompt": f"a string of at most {MAX_PROMPT_CHARACTERS} characters",
-    "num_inference_steps": "a whole number, at least 1",
+    "num_inference_steps": f"a whole number from 1 to {MAX_WHOLE}",
     "guidance_scale": "a number from 0 to 100",
     "background": "auto or opaque",
     "moderation": "auto or low",
@@ -98,8 +99,10 @@ _NO_OPS: dict[str, tuple[Any, ...]] = {
 _decoder = msgspec.json.Decoder(ImagesRequest)
 _encoder = msgspec.json.Encoder()
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
-_UNKNOWN_FIELD = re.compile(r"unknown field `(.*)`")
-_PATH = re.compile(r"at `\$\.(\w+)`")
+# msgspec's sentences. Names and values in them are the caller's words, so only whole sentences are looked for.
+_UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_AT_FIELD = re.compile(r".* - at `\$\.(\w+)`", re.DOTALL)
+_NAME_SHOWN = 100
 
 
 def decode(body: bytes) -> ImagesRequest:
@@ -123,16 +126,16 @@ def decode(body: bytes) -> ImagesRequest:
 
 def _explain(problem: str) -> ApiError:
     """Turn msgspec's sentence into the API's code, parameter and message."""
-    if match := _UNKNOWN_FIELD.search(problem):
-        name = match[1]
+    if match := _UNKNOWN_FIELD.fullmatch(problem):
+        name = match[1][:_NAME_SHOWN]
         return invalid(
             "unknown_parameter", name, f"Unknown parameter: '{name}'. Known: {', '.join(_FIELDS)}."
         )
-    if "missing required field" in problem:
+    if problem.startswith("Object missing required field"):
         return invalid(
             "missing_required_parameter", "prompt", f"Missing parameter: 'prompt', {_FIELDS['prompt']}."
         )
-    if match := _PATH.search(problem):
+    if match := _AT_FIELD.fullmatch(problem):
         name = match[1]
         code = "invalid_type" if ", got `" in problem else "invalid_value"
         return invalid(code, name, f"Invalid value for '{name}': it must be {_FIELDS[name]}.")

@@ -142,12 +142,14 @@ class Metrics:
 
     def keep(self, routes: Iterable[Route]) -> None:
         """Forget what the cluster no longer offers, once none of its requests is left."""
-        offered = {(s.namespace, s.pool, s.model) for route in routes for s in route.shares}
-        for key in [k for k, d in self._demand.items() if k not in offered and not d.held and not d.running]:
-            del self._demand[key]
+        offered = {NO_KEY} | {(s.namespace, s.pool, s.model) for route in routes for s in route.shares}
+        busy = {key for key, demand in self._demand.items() if demand.held or demand.running}
+        # A request may end after its model has gone, or without any demand: what has a series counts too.
+        for key in (self._demand.keys() | self._durations.keys()) - offered - busy:
             self._forget(key)
 
     def _forget(self, key: Key) -> None:
+        self._demand.pop(key, None)
         self._durations.pop(key, None)
         labels = dict(zip(_LABELS, key, strict=True))
         for code in [c for c in self._codes if c[0] == key]:

@@ -5,6 +5,7 @@ fraction of what aiohttp's client takes (figures in docs/decisions/0004-gateway.
 """
 
 import asyncio
+import socket
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import cast
@@ -18,6 +19,19 @@ CONNECT_SECONDS = 5.0
 # other break is the worker's death (seconds).
 STALE_IDLE_SECONDS = 1.0
 STALE_BREAK_SECONDS = 1.0
+# A worker's node that lost its power or its network says nothing. The kernel asks after 10 s without a sign of
+# life, every 5 s, and breaks the connection after the third question without an answer.
+_SIGNS_OF_LIFE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (
+        socket.IPPROTO_TCP,
+        socket.TCP_USER_TIMEOUT,
+        25_000,
+    ),  # milliseconds, for what was sent and not confirmed
+)
 
 
 class ConnectionBrokenError(Exception):
@@ -52,6 +66,9 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have asyncio's interface without its base class.
         self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("socket")
+        for level, option, value in _SIGNS_OF_LIFE:
+            peer.setsockopt(level, option, value)
 
     async def request(self, head_and_body: bytes) -> Reply:
         """Send a request and wait for its reply. Cancelling it closes the connection.

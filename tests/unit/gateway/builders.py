@@ -17,6 +17,7 @@ from imagefleet_runtime.gateway.service import Gateway
 from imagefleet_runtime.gateway.settings import Settings, read_settings
 from imagefleet_runtime.gateway.tokens import Tokens
 
+PROMPT = {"prompt": "a red circle", "model": "shapes"}
 KEY = Ed25519PrivateKey.generate()
 
 
@@ -96,6 +97,13 @@ Answer = Callable[[dict[str, Any]], Awaitable[web.StreamResponse]]
 
 async def draws(body: dict[str, Any]) -> web.StreamResponse:
     return web.json_response(image_reply(body["seed"]), headers={"x-imagefleet-work-seconds": "0"})
+
+
+def refuses(status: int, code: str, **headers: str) -> Answer:
+    async def answer(_: dict[str, Any]) -> web.StreamResponse:
+        return error_reply(status, code, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    return answer
 
 
 @dataclass

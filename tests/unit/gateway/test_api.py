@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+from imagefleet_runtime.gateway import app
 from imagefleet_runtime.gateway.main import drain
 
 from tests.unit.gateway.builders import (
@@ -79,6 +80,28 @@ async def test_a_body_without_length_is_bounded_too(gateway: Harness) -> None:
 
     async with gateway.session.post(gateway.url + GENERATIONS, data=chunks(), headers=JSON) as response:
         assert response.status == 413
+
+
+async def test_a_body_that_does_not_arrive_is_not_waited_for(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.01)
+    arrived = asyncio.Event()
+
+    async def half() -> Any:
+        yield b'{"prompt": '
+        await arrived.wait()
+
+    async with gateway.session.post(gateway.url + GENERATIONS, data=half(), headers=JSON) as response:
+        error = (await response.json())["error"]
+    arrived.set()
+    assert (response.status, error["code"], error["type"]) == (
+        408,
+        "request_timeout",
+        "invalid_request_error",
+    )
+    assert response.headers["connection"] == "close"
+    assert gateway.gateway.app.running == 0
 
 
 async def test_405_says_what_is_allowed(gateway: Harness) -> None:

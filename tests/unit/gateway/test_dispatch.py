@@ -10,26 +10,16 @@ from aiohttp import web
 from imagefleet_runtime.gateway.dispatch import retry_reason
 
 from tests.unit.gateway.builders import (
+    PROMPT,
     Answer,
     FakeWorker,
     Harness,
-    error_reply,
     image_reply,
-    make_model,
-    make_pool,
     make_worker,
+    refuses,
     until,
 )
 from tests.unit.gateway.conftest import HarnessFactory
-
-PROMPT = {"prompt": "a red circle", "model": "shapes"}
-
-
-def refuses(status: int, code: str, **headers: str) -> Answer:
-    async def answer(_: dict[str, Any]) -> web.StreamResponse:
-        return error_reply(status, code, {name.replace("_", "-"): value for name, value in headers.items()})
-
-    return answer
 
 
 class Broken(web.Response):
@@ -259,108 +249,6 @@ async def test_a_caller_that_goes_away_ends_the_workers_request(gateway: Harness
     assert gateway.gateway.app.running == 0
 
 
-async def test_a_caller_that_goes_away_gives_up_its_place_in_the_line(gateway: Harness) -> None:
-    gateway.set_fleet()
-    request = asyncio.create_task(gateway.post(PROMPT))
-    await until_held(gateway, 1)
-    request.cancel()
-    await until_held(gateway, 0)
-
-
-async def until_held(gateway: Harness, count: int) -> None:
-    await until(lambda: len(gateway.gateway.hold) == count)
-
-
-async def test_a_request_waits_for_a_worker(gateway: Harness) -> None:
-    gateway.set_fleet()
-    request = asyncio.create_task(gateway.post(PROMPT))
-    await until_held(gateway, 1)
-    assert json.loads((await gateway.get("/v1/gateway"))[1])["models"][0]["held"] == 1
-    async with FakeWorker().serving() as worker:
-        gateway.set_fleet(worker.view())
-        status, _, _ = await request
-    assert status == 200
-    assert gateway.log[0]["held_seconds"] > 0
-    assert len(gateway.gateway.hold) == 0
-
-
-async def test_a_request_waits_for_a_placement(gateway: Harness) -> None:
-    async with FakeWorker().serving() as worker:
-        gateway.set_fleet(worker.view(placement=()))
-        request = asyncio.create_task(gateway.post(PROMPT))
-        await until_held(gateway, 1)
-        gateway.set_fleet(worker.view())
-        status, _, _ = await request
-    assert status == 200
-
-
-async def test_a_request_to_a_draining_worker_waits_for_its_successor(gateway: Harness) -> None:
-    async with FakeWorker("w1", refuses(503, "worker_draining")).serving() as drains:
-        gateway.set_fleet(drains.view())
-        request = asyncio.create_task(gateway.post(PROMPT))
-        await until_held(gateway, 1)
-        async with FakeWorker("w2").serving() as fresh:
-            gateway.set_fleet(drains.view(), fresh.view())
-            status, _, _ = await request
-    assert status == 200
-    assert len(drains.requests) == 1
-
-
-async def test_a_wait_that_ends_in_vain_says_when_to_come_back(impatient: Harness) -> None:
-    impatient.set_fleet(models=(make_model(load_seconds=51.8),))
-    status, headers, body = await impatient.post(PROMPT)
-    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "52")
-    assert impatient.log[0]["code"] == "model_loading"
-
-
-async def test_a_load_that_outlasts_the_wait_says_what_remains(impatient: Harness) -> None:
-    loading = {"model": "shapes-1", "state": "Loading", "loadRemainingSeconds": 80}
-    async with FakeWorker(state={"workSeconds": 0, "models": [loading]}).serving() as worker:
-        impatient.set_fleet(worker.view())
-        loads = impatient.gateway.fleet.loads
-        await until(lambda: loads["uid-w1"].load_remaining("shapes-1", 0.0))
-        status, headers, body = await impatient.post(PROMPT)
-    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "80")
-    assert worker.requests == []
-
-
-async def test_a_full_line_does_not_take_another(start_gateway: HarnessFactory) -> None:
-    async with start_gateway(IMAGEFLEET_HOLD_LIMIT="0") as gateway:
-        gateway.set_fleet()
-        status, headers, body = await gateway.post(PROMPT)
-    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "12")
-
-
-UNAVAILABLE = {
-    "a model whose verification failed": (make_model(stalled="wrong digest"),),
-    "a model that does not exist": (),
-}
-
-
-@pytest.mark.parametrize("models", UNAVAILABLE.values(), ids=UNAVAILABLE.keys())
-async def test_does_not_wait_for(gateway: Harness, models: Any) -> None:
-    gateway.set_fleet(make_worker(), models=models)
-    status, headers, body = await gateway.post(PROMPT)
-    assert (status, body["error"]["code"]) == (503, "model_unavailable")
-    assert "shapes-1" in body["error"]["message"]
-    assert "retry-after" not in headers
-
-
-async def test_a_held_request_learns_that_its_model_is_gone(gateway: Harness) -> None:
-    gateway.set_fleet()
-    request = asyncio.create_task(gateway.post(PROMPT))
-    await until_held(gateway, 1)
-    gateway.set_fleet(pools=())
-    status, _, body = await request
-    assert (status, body["error"]["code"]) == (404, "model_not_found")
-
-
-async def test_a_request_over_the_limits_does_not_wait(gateway: Harness) -> None:
-    gateway.set_fleet()
-    status, _, body = await gateway.post(PROMPT | {"n": 5})
-    assert (status, body["error"]["code"], body["error"]["param"]) == (400, "limit_exceeded", "n")
-
-
 async def test_what_a_worker_reports_steers_the_next_request(gateway: Harness) -> None:
     async def busy(body: dict[str, Any]) -> web.StreamResponse:
         return web.json_response(image_reply(body["seed"]), headers={"x-imagefleet-work-seconds": "50"})
@@ -370,42 +258,6 @@ async def test_what_a_worker_reports_steers_the_next_request(gateway: Harness) -
         for _ in range(2):
             await gateway.post(PROMPT)
     assert (len(one.requests), len(other.requests)) == (1, 1)
-
-
-async def test_demand_counts_work_once(gateway: Harness) -> None:
-    async with FakeWorker().serving() as worker:
-        gateway.set_fleet(worker.view())
-        for _ in range(2):
-            await gateway.post(PROMPT)
-        _, text = await gateway.get("/v1/gateway")
-    (entry,) = json.loads(text)["models"]
-    # Two pictures of 10.48576 megapixel-steps at 0.01 s.
-    assert entry.pop("arrivedWorkSeconds") == pytest.approx(0.2097152)
-    assert entry == {"namespace": "art", "pool": "thumbs", "model": "shapes-1", "held": 0, "running": 0}
-
-
-async def test_metrics_name_only_what_the_cluster_offers(gateway: Harness) -> None:
-    async with FakeWorker().serving() as worker:
-        gateway.set_fleet(worker.view())
-        await gateway.post(PROMPT)
-        await gateway.post(PROMPT | {"model": "no-such-model"})
-        _, text = await gateway.get("/metrics")
-    served = (
-        'imagefleet_gateway_requests_total{code="200",model="shapes-1",namespace="art",pool="thumbs"} 1.0'
-    )
-    assert served in text
-    assert 'imagefleet_gateway_requests_total{code="404",model="",namespace="",pool=""} 1.0' in text
-    assert "no-such-model" not in text
-
-
-async def test_metrics_of_what_is_gone_are_forgotten(gateway: Harness) -> None:
-    async with FakeWorker().serving() as worker:
-        gateway.set_fleet(worker.view())
-        await gateway.post(PROMPT)
-        gateway.set_fleet(worker.view(), pools=(make_pool("other"),))
-        await until(lambda: "other" in str(gateway.gateway.fleet.snapshot.routes))
-        assert "shapes-1" not in (await gateway.get("/metrics"))[1]
-        assert json.loads((await gateway.get("/v1/gateway"))[1])["models"] == []
 
 
 async def test_connections_to_a_worker_are_used_again(gateway: Harness) -> None:

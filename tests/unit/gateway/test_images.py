@@ -85,6 +85,21 @@ REFUSED: dict[str, tuple[Any, str, str | None]] = {
     "a transparent background": ({"background": "transparent"}, "unsupported_parameter", "background"),
     "another moderation": ({"moderation": "high"}, "unsupported_parameter", "moderation"),
     "a style": ({"style": "vivid"}, "unsupported_parameter", "style"),
+    "more images than a number holds": ({"n": 10**400}, "invalid_value", "n"),
+    "more steps than a number holds": (
+        {"num_inference_steps": 2**64},
+        "invalid_value",
+        "num_inference_steps",
+    ),
+    "a value that speaks of another field": ({"quality": "at `$.evil`"}, "invalid_value", "quality"),
+    "a value that speaks of an unknown field": (
+        {"quality": "Object contains unknown field `x`"},
+        "invalid_value",
+        "quality",
+    ),
+    "a name that speaks of another field": ({"x` - at `$.evil": 1}, "unknown_parameter", "x` - at `$.evil"),
+    "a name of two lines": ({"two\nlines": 1}, "unknown_parameter", "two\nlines"),
+    "a name without end": ({"x" * 9999: 1}, "unknown_parameter", "x" * 100),
     "streaming": ({"stream": True}, "unsupported_parameter", "stream"),
     "partial images": ({"partial_images": 2}, "unsupported_parameter", "partial_images"),
 }

@@ -1,8 +1,10 @@
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
+import uvloop
 from imagefleet_runtime.gateway import upstream
 from imagefleet_runtime.gateway.upstream import ConnectionBrokenError, Reply, Upstream
 
@@ -116,6 +118,29 @@ async def test_a_connection_in_use_that_closes_is_a_loss() -> None:
         with pytest.raises(ConnectionBrokenError):
             await ask(client, peer)
         client.close()
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_node_that_falls_silent_is_noticed_by_the_kernel(
+    factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def options() -> list[int]:
+        client = Upstream()
+        async with Peer(OK).serving() as peer:
+            await ask(client, peer)
+            [[connection]] = client._idle.values()
+            assert connection.transport is not None
+            kept = connection.transport.get_extra_info("socket")
+            found = [
+                kept.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+                kept.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            ]
+            client.close()
+        return found
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(options()) == [1, 10, 25_000]
 
 
 async def test_nobody_listens() -> None:
