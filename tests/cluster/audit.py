@@ -24,6 +24,8 @@ class AuditEvent:
     code: int
     stage: str
     agent: str
+    decision: str
+    """Of authorization: allow or forbid. Admission may refuse what it allowed, with the same status 403."""
 
     @classmethod
     def read(cls, document: dict[str, Any]) -> AuditEvent:
@@ -38,6 +40,7 @@ class AuditEvent:
             code=(document.get("responseStatus") or {}).get("code", 0),
             stage=document.get("stage", ""),
             agent=document.get("userAgent", ""),
+            decision=(document.get("annotations") or {}).get("authorization.k8s.io/decision", ""),
         )
 
 
