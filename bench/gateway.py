@@ -17,8 +17,8 @@ ROUNDS = 3
 WARM_UP_SECONDS = 2
 SATURATE_SECONDS = 3
 # Requests per second, a fraction of what the slowest of them takes.
-OFFERED_RATE = 20
-OFFERED_SECONDS = 7
+OFFERED_RATE = 30
+OFFERED_SECONDS = 10
 
 
 def measure(servers: dict[str, System]) -> tuple[dict[str, float], dict[str, Latency]]:
