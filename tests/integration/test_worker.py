@@ -175,7 +175,13 @@ async def test_each_call_has_its_caller(
 
 
 async def test_a_bad_policy_is_refused_and_changes_nothing(worker: Worker, models: dict[str, Json]) -> None:
-    for spoilt in ({"digest": "sha256:abc"}, {"path": "relative"}, {"pinned": "yes"}, {"colour": "red"}):
+    for spoilt in (
+        {"digest": "sha256:abc"},
+        {"path": "relative"},
+        {"pinned": "yes"},
+        {"colour": "red"},
+        {"model": "a\nb"},
+    ):
         answer = await worker.put(models["tiny-1"] | spoilt)
         assert answer.status_code == 400, spoilt
         assert answer.json()["error"]["param"] == f"models[0].{next(iter(spoilt))}"

@@ -1,7 +1,7 @@
 """Which worker serves a request. Pure: clock, loads and randomness are arguments."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,40 +65,29 @@ def choose(
     request's megapixel-steps.
     """
     for shares in tiers:
-        best = _best(shares, loads, now, units, patience, tried, random)
+        best: Choice | None = None
+        best_rank: tuple[float, int, float] = (math.inf, 0, 0.0)
+        for share, view, worker in _untried(shares, tried):
+            load = loads[worker.uid]
+            wait = load.load_wait(view, (view.name, True) in worker.placement, now)
+            if wait > patience and load.load_remaining(view.name, now) is not None:
+                continue
+            work = units(view) * load.rate(view)
+            rank = (load.work_left(now) + load.penalty(now) + wait + work, load.inflight, random())
+            if rank < best_rank:
+                best_rank, best = rank, Choice(share, view, worker, work, wait)
         if best is not None:
             return best
     return None
 
 
-def _best(
-    shares: Iterable[Share],
-    loads: LoadLookup,
-    now: float,
-    units: Callable[[ModelView], float],
-    patience: float,
-    tried: Collection[Worker],
-    random: Callable[[], float],
-) -> Choice | None:
-    best: Choice | None = None
-    best_rank: tuple[float, int, float] = (math.inf, 0, 0.0)
+def _untried(shares: Iterable[Share], tried: Collection[Worker]) -> Iterator[tuple[Share, ModelView, Worker]]:
+    """Workers of each share whose ImageModel can serve."""
     for share in shares:
-        view = share.view
-        if view is None or view.stalled or not share.workers:
-            continue
-        amount = units(view)
-        for worker in share.workers:
-            if worker in tried:
-                continue
-            load = loads[worker.uid]
-            wait = load.load_wait(view, (view.name, True) in worker.placement, now)
-            if wait > patience and load.load_remaining(view.name, now) is not None:
-                continue
-            work = amount * load.rate(view)
-            rank = (load.work_left(now) + load.penalty(now) + wait + work, load.inflight, random())
-            if rank < best_rank:
-                best_rank, best = rank, Choice(share, view, worker, work, wait)
-    return best
+        if share.view is not None and not share.view.stalled:
+            for worker in share.workers:
+                if worker not in tried:
+                    yield share, share.view, worker
 
 
 def unavailable(shares: Iterable[Share]) -> str | None:

@@ -31,6 +31,7 @@ def create_app(supervisor: Supervisor, authenticator: Authenticator) -> FastAPI:
     app = FastAPI(title="imagefleet worker", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_exception_handler(errors.ApiError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(Exception, _answer_fault)
     _add_health(app, supervisor)
 
     @app.get("/v1/worker")
@@ -82,6 +83,12 @@ async def _answer_http_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = errors.ApiError(error.status_code, "invalid_request_error", "not_found", str(error.detail))
     return JSONResponse(known.body(), known.status)
+
+
+async def _answer_fault(_request: Request, _error: Exception) -> Response:
+    """A fault of this program: the exception itself goes to the log."""
+    fault = errors.ApiError(500, "server_error", "internal_error", "the worker failed; its log says why")
+    return JSONResponse(fault.body(), fault.status)
 
 
 async def _read_body(request: Request) -> bytes:

@@ -19,6 +19,8 @@ PRELOAD = "imagefleet_runtime.worker.preload"
 ENVIRONMENT = {
     # Ask NVML, not CUDA, whether there is a GPU: safe before a fork.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    # As NVML numbers devices; CUDA's own order begins with the fastest, and another one than NVML was asked about.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

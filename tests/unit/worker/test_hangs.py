@@ -22,8 +22,6 @@ from imagefleet_runtime.worker.waiting import WaitingRoom
 
 from tests.unit.worker.test_source import make_model
 
-pytestmark = pytest.mark.asyncio
-
 
 def never_answer(connection: Connection) -> None:
     connection.recv()
