@@ -53,9 +53,10 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
     unasked = {w.pod.name for w in verdicts.present(observed.workers) if not w.asked}
     if unasked:
         return PoolPlan(status=observed.pool.status, poll_seconds=dict.fromkeys(unasked, 0.0))
-    placement = place(_needs(spec, observed), _slots(observed))
+    needs = _needs(spec, observed)
+    placement = place(needs, _slots(observed))
     wanted = {
-        w.pod.name: _policy(spec, observed, w, placement.pinned[w.pod.name])
+        w.pod.name: _policy(needs, observed, w, placement.pinned[w.pod.name])
         for w in verdicts.serving(observed.workers)
     }
     plans = (
@@ -101,13 +102,11 @@ def _slots(observed: PoolObserved) -> list[Slot]:
     ]
 
 
-def _policy(
-    spec: PoolSpec, observed: PoolObserved, worker: Worker, pinned: frozenset[str]
-) -> tuple[Json, ...]:
+def _policy(needs: Sequence[Need], observed: PoolObserved, worker: Worker, pinned: frozenset[str]) -> Policy:
     assert worker.report is not None
     name = policy.accelerator(worker.report)
     entries = []
-    for need in _needs(spec, observed):
+    for need in needs:
         model = observed.models[need.model]
         assert model is not None
         entries.append(
