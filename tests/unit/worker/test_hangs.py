@@ -1,7 +1,8 @@
-"""Engines that do not answer: real processes that only sleep."""
+"""Engines that do not answer, or die at a bad moment: real processes without a model."""
 
 import asyncio
 import multiprocessing
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from multiprocessing.connection import Connection
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from imagefleet_runtime.worker import handle, source
+from imagefleet_runtime.worker import handle, messages, source
 from imagefleet_runtime.worker.handle import EngineHandle, EngineHungError, EngineStuckError
 from imagefleet_runtime.worker.importer import ImporterError
 from imagefleet_runtime.worker.loader import Loader
@@ -28,17 +29,24 @@ def never_answer(connection: Connection) -> None:
     time.sleep(3600)
 
 
-class SleepingImporter:
-    """Forks engines that take a question and never answer."""
+def load_and_die(connection: Connection) -> None:
+    connection.recv()
+    connection.send(messages.Loaded(messages.Capabilities("StableDiffusionPipeline", 8, frozenset(), False)))
+    connection.recv()
+    connection.send(messages.Calibrated(messages.Timing(0.1, 4, 0.05), None))
+    os._exit(1)
 
-    def __init__(self) -> None:
+
+class FakeImporter:
+    """Forks engines that do as told."""
+
+    def __init__(self, engine: Callable[[Connection], None] = never_answer) -> None:
+        self.engine = engine
         self.forked: list[Any] = []
 
     def fork(self, _target: Callable[..., None]) -> tuple[Any, Connection]:
         ours, theirs = multiprocessing.Pipe()
-        process = multiprocessing.get_context("fork").Process(
-            target=never_answer, args=(theirs,), daemon=True
-        )
+        process = multiprocessing.get_context("fork").Process(target=self.engine, args=(theirs,), daemon=True)
         process.start()
         theirs.close()
         self.forked.append(process)
@@ -46,8 +54,8 @@ class SleepingImporter:
 
 
 @pytest.fixture
-def importer() -> SleepingImporter:
-    return SleepingImporter()
+def importer() -> FakeImporter:
+    return FakeImporter()
 
 
 @pytest_asyncio.fixture
@@ -70,7 +78,7 @@ async def test_an_engine_that_does_not_answer_in_time_is_killed(
 
 async def test_a_process_that_cannot_be_killed_is_said_to_be_stuck(
     engine: tuple[EngineHandle, list[EngineHandle]],
-    importer: SleepingImporter,
+    importer: FakeImporter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     hung, _ = engine
@@ -125,9 +133,7 @@ async def failure_of(model: Model, importer: Any, load_seconds: float) -> tuple[
     return model.reason, model.message
 
 
-async def test_a_load_that_hangs_fails_and_frees_its_engine(
-    tmp_path: Path, importer: SleepingImporter
-) -> None:
+async def test_a_load_that_hangs_fails_and_frees_its_engine(tmp_path: Path, importer: FakeImporter) -> None:
     model = model_in(tmp_path / "model")
     reason, message = await failure_of(model, importer, load_seconds=2)
     assert (reason, message) == (
@@ -139,10 +145,20 @@ async def test_a_load_that_hangs_fails_and_frees_its_engine(
 
 
 async def test_a_folder_that_does_not_answer_fails_the_load(
-    tmp_path: Path, importer: SleepingImporter, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, importer: FakeImporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = model_in(tmp_path / "model")
     monkeypatch.setattr(source, "total_bytes", lambda _folder: time.sleep(1))
     reason, message = await failure_of(model, importer, load_seconds=0.1)
     assert (reason, message) == ("LoadFailed", "the folder could not be read within 0 s")
     assert importer.forked == []
+
+
+async def test_an_engine_that_dies_right_after_its_last_answer_counts_as_crashed(tmp_path: Path) -> None:
+    model = model_in(tmp_path / "model")
+    reason, message = await failure_of(model, FakeImporter(load_and_die), load_seconds=10)
+    assert (reason, message) == (
+        "EngineCrashed",
+        "the engine process ended with exit code 1, 3 times of late",
+    )
+    assert model.engine is None

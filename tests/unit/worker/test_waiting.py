@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from imagefleet_runtime.worker import requests
+from imagefleet_runtime.worker import errors, requests
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.planning import State
 from imagefleet_runtime.worker.policy import GenerateBody, ModelPolicy
@@ -44,6 +44,13 @@ def test_a_measured_rate_is_believed_over_the_operators(loop: asyncio.AbstractEv
 
 def test_an_unknown_rate_is_no_opinion(loop: asyncio.AbstractEventLoop) -> None:
     assert make_job(make_model(), loop).work_seconds == 0.0
+
+
+def test_an_answer_for_one_who_left_is_dropped(loop: asyncio.AbstractEventLoop) -> None:
+    job = make_job(make_model(), loop)
+    job.result.cancel()
+    job.answer(errors.draining())
+    assert job.result.cancelled()
 
 
 def test_the_first_job_whose_model_can_serve_is_taken(loop: asyncio.AbstractEventLoop) -> None:
