@@ -34,6 +34,11 @@ STORED = Gauge("imagefleet_operator_stored_objects", "Objects that the operator 
 SYNCED = Gauge("imagefleet_operator_synced", "1 once every kind has been listed, else 0.")
 
 
+def forget_pool(namespace: str, pool: str) -> None:
+    """Drop the counters of a pool that has gone, or they would grow for ever."""
+    POLL_FAILURES.remove_by_labels({"namespace": namespace, "pool": pool})
+
+
 def observe_request(verb: str, kind: str, code: str, seconds: float) -> None:
     """Count one request to the API server, and the write where it is one that was accepted."""
     REQUESTS.labels(verb, kind, code).observe(seconds)

@@ -79,6 +79,7 @@ class Reconciler:
             pool = self._store.pool(namespace, name)
             if pool is not None and not pool.deleting:
                 return await self._pool(pool, memory)
+            metrics.forget_pool(namespace, name)
         else:
             model = self._store.model(namespace, name)
             if model is not None and not model.deleting:

@@ -22,7 +22,8 @@ Record = Child | Pod | Parent[PoolSpec] | Parent[ModelSpec]
 
 
 DEAD = 10_000
-"""So many uids of objects that have gone are remembered: more than go while a list or a write is under way."""
+"""So many objects that have gone are remembered, by uid and last version: more than go while a list or a write is
+under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Store:
         self._pools_of: dict[Name, set[str]] = defaultdict(set)
         self._trusted: dict[Address, tuple[str, int]] = {}
         self._workers: dict[Name, WorkerState] = {}
-        self._dead: OrderedDict[str, None] = OrderedDict()
+        self._dead: OrderedDict[str, int] = OrderedDict()
 
     # What is known.
 
@@ -128,7 +129,8 @@ class Store:
         """Take in an object as it was created, changed, listed or answered."""
         address = _address(kind, obj)
         version = _version(obj)
-        if version < self._versions.get(address, -1) or obj["metadata"]["uid"] in self._dead:
+        gone = self._dead.get(obj["metadata"]["uid"], -1)
+        if version < self._versions.get(address, -1) or version <= gone:
             return set()
         self._versions[address] = version
         return self._replace(address, _record(kind, obj))
@@ -138,12 +140,12 @@ class Store:
         address = _address(kind, obj)
         if _version(obj) < self._versions.get(address, -1):
             return set()
-        self._bury(obj["metadata"]["uid"])
+        self._bury(obj["metadata"]["uid"], _version(obj))
         return self._drop(address)
 
     def forget(self, address: Address, uid: str) -> set[Key]:
         """Take in that an object was found to be gone; one of the same name that came since stays."""
-        self._bury(uid)
+        self._bury(uid, self._versions.get(address, 0))
         known = self._records.get(address)
         return self._drop(address) if known is not None and known.uid == uid else set()
 
@@ -151,8 +153,10 @@ class Store:
         """The uids of all objects of a kind that are known."""
         return {address: record.uid for address, record in self._records.items() if address[0] == kind.kind}
 
-    def _bury(self, uid: str) -> None:
-        self._dead[uid] = None
+    def _bury(self, uid: str, version: int) -> None:
+        """Only what is older counts as dead: a child whose label somebody took is told of as deleted too, and is the
+        same one when we have put the label back."""
+        self._dead[uid] = version
         if len(self._dead) > DEAD:
             self._dead.popitem(last=False)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from imagefleet_operator import metrics
 from imagefleet_operator.act import Actor
 from imagefleet_operator.client import ApiError, ApiUnreachableError
 from imagefleet_operator.events import EventRecorder
@@ -181,6 +182,17 @@ async def test_a_successor_waits_for_the_end_of_its_predecessors_children(world:
 async def test_nothing_is_done_for_what_is_being_deleted(world: World) -> None:
     world.seen(POOL, "thumbs", spec={}, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"})
     assert await world.settle(POOL_KEY) == []
+
+
+async def test_the_counters_of_a_pool_end_with_it(world: World) -> None:
+    failures = metrics.POLL_FAILURES
+    failures.labels("ns", "thumbs", "get").inc()
+    failures.labels("ns", "other", "get").inc()
+    world.gone(POOL, "thumbs")
+    await world.settle(POOL_KEY)
+    left = {sample.labels["pool"] for family in failures.collect() for sample in family.samples}
+    assert "other" in left
+    assert "thumbs" not in left
 
 
 async def test_a_pass_never_waits_for_a_worker(world: World) -> None:

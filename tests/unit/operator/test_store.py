@@ -94,7 +94,7 @@ def test_an_object_never_goes_back_in_time() -> None:
     assert pod.ip == "10.0.0.5"
 
 
-@pytest.mark.parametrize("version", [1, 4], ids=["a list that began before", "the answer to a write"])
+@pytest.mark.parametrize("version", [1, 2], ids=["a list that began before", "the answer to a write"])
 def test_what_was_deleted_stays_deleted_whoever_still_tells_of_it(version: int) -> None:
     store = Store()
     store.put(POD, obj(POD, "a", 1))
@@ -102,6 +102,13 @@ def test_what_was_deleted_stays_deleted_whoever_still_tells_of_it(version: int) 
     assert store.put(POD, obj(POD, "a", version)) == set()
     assert store.pod("ns", "a") is None
     assert store.put(POD, obj(POD, "a", 5, metadata={"uid": "next"})) == {POOL_KEY}
+
+
+def test_a_child_that_only_lost_its_label_is_known_again_when_it_has_it_back() -> None:
+    store = Store()
+    store.put(SERVICE, obj(SERVICE, "p-workers", 1))
+    store.remove(SERVICE, obj(SERVICE, "p-workers", 2))
+    assert store.put(SERVICE, obj(SERVICE, "p-workers", 3)) == {POOL_KEY}
 
 
 def test_a_ghost_is_forgotten_and_its_successor_is_not() -> None:
