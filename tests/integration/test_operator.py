@@ -297,6 +297,24 @@ def test_bad_files_never_make_a_model_ready(
     assert reason in events.split()
 
 
+def test_a_model_that_comes_after_its_pool_is_placed_at_once(settled: Kubectl, models: Path) -> None:
+    entries = [{"name": name, "model": name} for name in ("shapes", "later")]
+    patch = json.dumps({"spec": {"models": entries}})
+    settled("patch", "inferencepools.imagefleet.dev", "thumbs", "--type=merge", "-p", patch)
+    await_condition(settled, "inferencepools.imagefleet.dev", "thumbs", "ModelsPlaced=False/ModelNotFound")
+    settled.apply(image_model(models, "later"))
+    settled("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/later", "--timeout=60s")
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=10s")
+
+
+def test_a_pool_that_is_made_anew_waits_for_the_end_of_the_old_children(settled: Kubectl) -> None:
+    settled("delete", "inferencepools.imagefleet.dev", "thumbs")
+    settled.apply(pool())
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=90s")
+    events = settled("get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}")
+    assert "ChildNotOwned" not in events.split()
+
+
 def test_a_deleted_pool_leaves_nothing_behind(settled: Kubectl) -> None:
     settled("delete", "inferencepools.imagefleet.dev", "thumbs", "--timeout=60s")
     wait_for(lambda: not any(exists(settled, kind, "thumbs-workers") for kind in CHILDREN), seconds=60)
