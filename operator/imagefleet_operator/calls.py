@@ -16,9 +16,9 @@ from imagefleet_operator.observe import observe_worker
 from imagefleet_operator.plan import policy
 from imagefleet_operator.plan.policy import Annotate, Policy, Put
 from imagefleet_operator.plan.pool import POLL_UNSETTLED
-from imagefleet_operator.plan.types import Name, Pod
+from imagefleet_operator.plan.types import Name, Pod, Report
 from imagefleet_operator.store.records import PLACEMENT_ANNOTATION
-from imagefleet_operator.store.store import Key, Store
+from imagefleet_operator.store.store import Key, Store, WorkerState
 from imagefleet_operator.workers import WorkerClient, WorkerError
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,10 @@ class WorkerCalls:
         if wanted is None:
             self._wanted.pop(name, None)
             return seconds
+        # What waits already, or was not taken, is not hastened.
+        again = self._wanted.get(name) == wanted
         self._wanted[name] = wanted
-        return 0.0
+        return seconds if again else 0.0
 
     async def run(self, name: Name) -> float | None:
         """One round with one worker; the seconds until the next, None where its pod is not there to answer.
@@ -64,19 +66,19 @@ class WorkerCalls:
         wanted = self._wanted.get(name)
         if wanted is None:
             await self._ask(pod)
-        else:
-            await self._bring(pod, wanted)
-            if self._wanted.get(name) is wanted:
-                del self._wanted[name]
+        elif await self._bring(pod, wanted) and self._wanted.get(name) == wanted:
+            del self._wanted[name]
         return self._intervals.get(name)
 
-    async def _bring(self, pod: Pod, wanted: Policy) -> None:
-        """The steps from how the worker stands now; the first that fails ends them, as the next rely on it."""
+    async def _bring(self, pod: Pod, wanted: Policy) -> bool:
+        """Whether all steps went well, from how the worker stands now; the first that fails ends them, as the next
+        rely on it."""
         for step in policy.steps(observe_worker(self._store, pod), wanted):
             if isinstance(step, Annotate):
                 await self._annotate(pod, step)
             elif not await self._put(pod, step):
-                return
+                return False
+        return True
 
     async def _annotate(self, pod: Pod, step: Annotate) -> None:
         metadata = {"uid": pod.uid, "annotations": {PLACEMENT_ANNOTATION: step.placement}}
@@ -94,10 +96,9 @@ class WorkerCalls:
             report = await self._workers.put_models(pod, step.policy)
         except WorkerError as error:
             logger.warning("worker %s/%s did not take its models: %s", pod.namespace, pod.name, error)
-            self._silent(pod, "put")
+            self._silent(pod, "put", error)
             return False
-        state = replace(self._store.worker(pod), report=report, silent_since=None)
-        self._wake(self._store.put_worker(pod, replace(state, policy_hash=step.policy_hash)))
+        self._heard(pod, report, step.policy_hash)
         return True
 
     async def _ask(self, pod: Pod) -> None:
@@ -105,15 +106,18 @@ class WorkerCalls:
             report = await self._workers.report(pod)
         except WorkerError as error:
             logger.debug("worker %s/%s: %s", pod.namespace, pod.name, error)
-            self._silent(pod, "get")
+            self._silent(pod, "get", error)
         else:
-            state = replace(self._store.worker(pod), report=report, silent_since=None)
-            self._wake(self._store.put_worker(pod, state))
+            self._heard(pod, report, self._store.worker(pod).policy_hash)
 
-    def _silent(self, pod: Pod, call: str) -> None:
+    def _heard(self, pod: Pod, report: Report, policy_hash: str | None) -> None:
+        self._wake(self._store.put_worker(pod, WorkerState(pod.uid, report, None, policy_hash)))
+
+    def _silent(self, pod: Pod, call: str, error: WorkerError) -> None:
         metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, call).inc()
         before = self._store.worker(pod)
-        silent = replace(before, silent_since=before.silent_since or self._clock())
-        self._wake(self._store.put_worker(pod, silent))
+        if before.silent_since is None:
+            silent = replace(before, silent_since=self._clock(), silence=error.brief)
+            self._wake(self._store.put_worker(pod, silent))
         # How long it has been silent is part of the pool's condition.
         self._wake([("pool", pod.namespace, pod.pool)])

@@ -41,7 +41,7 @@ def observe_workers(store: Store, namespace: str, pool: str) -> tuple[Worker, ..
 def observe_worker(store: Store, pod: Pod) -> Worker:
     """A pod with what it said."""
     state = store.worker(pod)
-    return Worker(pod, state.report, state.silent_since, state.policy_hash)
+    return Worker(pod, state.report, state.silent_since, state.policy_hash, state.silence)
 
 
 def observe_model(

@@ -30,7 +30,12 @@ class CallerKeyError(Exception):
 
 
 class WorkerError(Exception):
-    """A worker did not answer, or not with a report."""
+    """A worker did not answer, or not with a report. ``brief`` says what it did instead, in words that are the same
+    each time."""
+
+    def __init__(self, brief: str, detail: str = "") -> None:
+        super().__init__(f"{brief}: {detail}" if detail else brief)
+        self.brief = brief
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
@@ -107,12 +112,10 @@ class WorkerClient:
             ) as response:
                 raw = await _read(response)
                 if response.status != 200:
-                    raise WorkerError(
-                        f"{verb} {path}: {response.status} {raw[:300].decode(errors='replace')}"
-                    )
+                    raise WorkerError(f"{verb} {path}: {response.status}", raw[:300].decode(errors="replace"))
                 return read_report(json.loads(raw))
         except (aiohttp.ClientError, InvalidReportError, TimeoutError, OSError, ValueError) as error:
-            raise WorkerError(f"{verb} {path}: {error or type(error).__name__}") from error
+            raise WorkerError(f"{verb} {path}: {type(error).__name__}", str(error)) from error
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

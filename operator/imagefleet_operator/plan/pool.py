@@ -59,11 +59,7 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
         w.pod.name: _policy(needs, observed, w, placement.pinned[w.pod.name])
         for w in verdicts.serving(observed.workers)
     }
-    plans = (
-        WorkerPlan(w, wanted[w.pod.name])
-        for w in observed.workers
-        if w.pod.name in wanted and w.silent_since is None
-    )
+    plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
     changing = tuple(p for p in plans if p.steps)
     return PoolPlan(
         workers=changing,
@@ -123,16 +119,16 @@ def _policy(needs: Sequence[Need], observed: PoolObserved, worker: Worker, pinne
 def _polls(observed: PoolObserved, changing: set[str], now: float) -> dict[str, float]:
     """Every ready worker is looked at: often while it changes, loads or has just fallen silent, seldom at rest."""
     return {
-        w.pod.name: POLL_UNSETTLED if w.pod.name in changing or _unsettled(w, now) else POLL_SETTLED
+        w.pod.name: POLL_UNSETTLED if _unsettled(w, w.pod.name in changing, now) else POLL_SETTLED
         for w in verdicts.present(observed.workers)
     }
 
 
-def _unsettled(worker: Worker, now: float) -> bool:
+def _unsettled(worker: Worker, changing: bool, now: float) -> bool:
     """Those that stay silent are asked seldom: each such call takes seconds, and others wait for their turn."""
     if worker.silent_since is not None:
         return now - worker.silent_since < verdicts.SILENT_SECONDS
-    if worker.report is None:
+    if changing or worker.report is None:
         return True
     return any(m.state == "Loading" or (m.pinned and m.state == "Absent") for m in worker.report.models)
 

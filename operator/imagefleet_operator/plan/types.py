@@ -191,14 +191,15 @@ class Worker:
     """A pod of a pool together with what it says.
 
     ``report`` is the last one, None before the first. ``silent_since`` is the time of the first of its
-    unanswered calls, None while it answers. ``policy_hash`` is that of the policy we gave it last (None: not
-    since we started).
+    unanswered calls, None while it answers, and ``silence`` what came instead of that answer. ``policy_hash``
+    is that of the policy we gave it last (None: not since we started).
     """
 
     pod: Pod
     report: Report | None = None
     silent_since: float | None = None
     policy_hash: str | None = None
+    silence: str = ""
 
     @property
     def asked(self) -> bool:

@@ -63,13 +63,13 @@ def _rejected(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | N
 
 def _silent(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
     silent = [
-        w.pod.name
+        f"{w.pod.name} ({w.silence})"
         for w in present(observed.workers)
         if w.silent_since is not None and now - w.silent_since >= SILENT_SECONDS
     ]
     if not silent:
         return None
-    return Verdict(False, "WorkersUnreachable", f"No answer from {', '.join(sorted(silent))}.")
+    return Verdict(False, "WorkersUnreachable", f"No report from {', '.join(sorted(silent))}.")
 
 
 def _all_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:

@@ -34,6 +34,7 @@ class WorkerState:
     report: Report | None = None
     silent_since: float | None = None
     policy_hash: str | None = None
+    silence: str = ""
 
 
 class Store:

@@ -9,7 +9,7 @@ from imagefleet_operator.client import ApiError
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.types import Json, Pod, Report
-from imagefleet_operator.store.store import Key, Store
+from imagefleet_operator.store.store import Key, Store, WorkerState
 from imagefleet_operator.workers import WorkerClient, WorkerError
 
 from tests.unit.operator.fakes import Api
@@ -76,10 +76,10 @@ class World:
         self.store.put(POD, self.api.add(POD, "a", **{"metadata": metadata, "status": READY, **parts}))
 
     @property
-    def silent_since(self) -> float | None:
+    def state(self) -> WorkerState:
         pod = self.store.pod(*A)
         assert pod is not None
-        return self.store.worker(pod).silent_since
+        return self.store.worker(pod)
 
 
 @pytest.fixture
@@ -129,11 +129,13 @@ async def test_a_worker_that_takes_no_policy_is_silent_and_not_shown_to_gateways
     world.calls.arrange(A, 15.0, POLICY)
     await world.calls.run(A)
     assert world.log == ["put shapes-1"]
-    assert world.silent_since == NOW
+    assert (world.state.silent_since, world.state.silence) == (NOW, "no answer")
     assert POOL_KEY in world.woken
+    assert world.calls.arrange(A, 15.0, POLICY) == 15.0
     world.workers.broken = False
     await world.calls.run(A)
-    assert world.silent_since is None
+    assert world.log[1:] == ["put shapes-1", 'annotate {"shapes-1":{"pinned":true}}']
+    assert (world.state.silent_since, world.state.silence) == (None, "")
 
 
 async def test_an_annotation_that_could_not_be_written_is_written_with_the_next_round(world: World) -> None:

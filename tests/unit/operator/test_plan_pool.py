@@ -263,11 +263,18 @@ def test_only_verified_models_are_named_to_a_worker() -> None:
     assert [entry["model"] for entry in put.policy] == ["shapes-1"]
 
 
-def test_a_silent_worker_is_left_alone_and_keeps_what_it_held() -> None:
+def test_a_silent_worker_keeps_what_it_held_and_is_still_to_be_told() -> None:
     plan = plan_pool(observed(replace(worker("a", holding("shapes-1")), silent_since=NOW - 60)), NOW)
-    assert plan.workers == ()
+    assert [p.policy for p in plan.workers] == [(SHAPES,)]
     assert plan.status["models"][0]["resident"] == 1
     assert plan.poll_seconds == {"a": POLL_SETTLED}
+
+
+def test_who_is_unreachable_and_why_is_told() -> None:
+    seen = observed(replace(SETTLED, silent_since=NOW - 60, silence="GET /v1/worker: 401"))
+    found = find(plan_pool(seen, NOW).status, "WorkersReady")
+    assert found is not None
+    assert found["message"] == "No report from a (GET /v1/worker: 401)."
 
 
 def test_a_worker_that_has_just_fallen_silent_is_asked_again_soon() -> None:
