@@ -25,6 +25,8 @@ def make_models(source: Path, target: Path) -> Path:
     )
     shutil.copytree(source / "tiny-1", target / "link-outside")
     (target / "link-outside" / "unet" / "notes.txt").symlink_to("/etc/hostname")
+    shutil.copytree(source / "tiny-1", target / "unreadable")
+    (target / "unreadable" / "unet" / "config.json").chmod(0o600)
     (target / "not-a-pipeline").mkdir()
     (target / "not-a-pipeline" / "README.md").write_text("No pipeline here.\n")
     return target

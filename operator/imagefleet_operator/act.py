@@ -43,7 +43,7 @@ class Actor:
             action = await self._look(kind, body)
             # A pool that was told of before must have lost this child; where it has gone itself, unnoticed, the
             # garbage collector would take away whatever we made for it.
-            if action is drift.Action.APPLY and known is None and owner.status:
+            if action is drift.Action.APPLY and known is None and owner.status.get("observedGeneration", 0) > 0:
                 action = action if await self._exists(parent_kind, owner) else drift.Action.KEEP
         if action is drift.Action.REFUSE:
             return Refusal("ChildNotOwned", _not_owned(body, owner))

@@ -45,6 +45,7 @@ REASONS: dict[str, str] = {
     "PickleRefused": "The folder holds files that could run code when loaded.",
     "NoWeights": "The folder holds no safetensors file.",
     "UnsafePath": "The folder holds a link that leads out of it.",
+    "SourceUnreadable": "A file may not be read by the user as whom workers run.",
     "DigestMismatch": "The files are not those of the digest.",
     "ClassMismatch": "The pipeline in the folder is not of the class that the spec names.",
 }

@@ -17,6 +17,7 @@ FAILURES = (
     "PickleRefused",
     "NoWeights",
     "UnsafePath",
+    "SourceUnreadable",
     "DigestMismatch",
     "ClassMismatch",
 )
