@@ -41,9 +41,10 @@ class Actor:
         action = self._decide(known, body)
         if action is drift.Action.LOOK:
             action = await self._look(kind, body)
-            # A pool that was told of before must have lost this child; where it has gone itself, unnoticed, the
-            # garbage collector would take away whatever we made for it.
-            if action is drift.Action.APPLY and known is None and owner.status.get("observedGeneration", 0) > 0:
+            # A parent that we reported on before must have lost this child; where it has gone itself, unnoticed,
+            # the garbage collector would take away whatever we made for it.
+            reported = owner.status.get("observedGeneration", -1) > 0
+            if action is drift.Action.APPLY and known is None and reported:
                 action = action if await self._exists(parent_kind, owner) else drift.Action.KEEP
         if action is drift.Action.REFUSE:
             return Refusal("ChildNotOwned", _not_owned(body, owner))
