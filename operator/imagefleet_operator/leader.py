@@ -27,6 +27,8 @@ from imagefleet_operator.workers import Tokens, WorkerClient, load_key, public_p
 logger = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 64
+COALESCE_SECONDS = 0.2
+"""Changes come in bursts: a pool's children bring some ten events within a second. One pass is for all of these."""
 OLDEST_SECONDS = 300.0
 """A key that waits or is worked on this long means that the queue is stuck. Every call has a shorter
 deadline."""
@@ -131,7 +133,7 @@ class Leader:
 
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            self._queue.add(key)
+            self._queue.add(key, COALESCE_SECONDS)
 
     def _call(self, pod: Name, seconds: float, wanted: Policy | None) -> None:
         self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted))
