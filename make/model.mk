@@ -5,4 +5,5 @@ DEMO_MODELS := tiny-1 tiny-2
 demo-model: $(DEMO_MODELS:%=build/models/%/model_index.json) ## Make the demo's models in build/models
 
 build/models/tiny-%/model_index.json: scripts/demo_model.py | $(VENV)
-	$(PY) $< --out $(@D) --seed $*
+	@echo "making the demo model $(@D)" >&2
+	@TRANSFORMERS_VERBOSITY=error HF_HUB_DISABLE_PROGRESS_BARS=1 $(PY) $< --out $(@D) --seed $*

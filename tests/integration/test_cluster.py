@@ -5,25 +5,26 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.cluster import processes
-from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import REPOSITORY, Cluster, KubectlError, wait_for
-from tests.cluster.node.config import NodeSpec
+from tests.cluster.cluster import Cluster, KubectlError, wait_for
+from tests.integration.pods import (
+    Object,
+    apply,
+    commands_with,
+    conditions,
+    container,
+    finish,
+    main_status,
+    pod,
+    run,
+)
 from tests.plugins.cluster import Kubectl
-
-Object = dict[str, Any]
 
 RESTRICTED = {
     "runAsNonRoot": True,
@@ -32,50 +33,6 @@ RESTRICTED = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-
-
-def container(script: str, **more: Any) -> Object:
-    return {"name": "main", "image": "any", "command": ["sh", "-c", textwrap.dedent(script)], **more}
-
-
-def pod(name: str, *containers: Object, **spec: Any) -> Object:
-    body = {
-        "containers": list(containers),
-        "restartPolicy": "Never",
-        "terminationGracePeriodSeconds": 5,
-        **spec,
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": body,
-    }
-
-
-def apply(kubectl: Kubectl, *documents: Object) -> None:
-    kubectl.apply(yaml.safe_dump_all(documents))
-
-
-def main_status(kubectl: Kubectl, name: str) -> Object:
-    statuses = kubectl.get("pod", name)["status"].get("containerStatuses") or [{}]
-    found: Object = statuses[0]
-    return found
-
-
-def conditions(kubectl: Kubectl, name: str) -> dict[str, str]:
-    return {c["type"]: c["status"] for c in kubectl.get("pod", name)["status"].get("conditions", [])}
-
-
-def finish(kubectl: Kubectl, name: str, phase: str = "Succeeded") -> str:
-    """Wait for the pod to end, and return what it wrote."""
-    kubectl("wait", f"--for=jsonpath={{.status.phase}}={phase}", f"pod/{name}", "--timeout=20s")
-    return kubectl("logs", name)
-
-
-def run(kubectl: Kubectl, script: str, **spec: Any) -> str:
-    apply(kubectl, pod("once", container(script), **spec))
-    return finish(kubectl, "once")
 
 
 as_root = pytest.mark.skipif(
@@ -377,7 +334,7 @@ class TestLife:
         began = time.monotonic()
         kubectl("delete", "pod", "stubborn")
         assert 1 <= time.monotonic() - began < 5
-        assert not _commands_with("sleep\x001001")
+        assert not commands_with("sleep\x001001")
 
     def test_a_job_reports_through_its_termination_message(self, kubectl: Kubectl) -> None:
         script = 'echo "{\\"bytes\\": 42}" > /dev/termination-log'
@@ -408,127 +365,3 @@ class TestLife:
         wait_for(lambda: main_status(kubectl, "talker").get("state", {}).get("waiting") is None)
         assert kubectl("logs", "-f", "talker") == "line 1\nline 2\nline 3\n"
         assert kubectl("logs", "talker", "--tail=1") == "line 3\n"
-
-
-class TestScheduling:
-    def test_a_deployment_rolls_out_with_an_address_for_each_pod(self, kubectl: Kubectl) -> None:
-        template = {
-            "metadata": {"labels": {"app": "web"}},
-            "spec": {"containers": [container("exec sleep 1000")]},
-        }
-        template["spec"]["terminationGracePeriodSeconds"] = 0  # type: ignore[index]
-        spec = {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}, "template": template}
-        apply(
-            kubectl,
-            {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec},
-        )
-        kubectl("rollout", "status", "deployment/web", "--timeout=20s")
-        kubectl("set", "env", "deployment/web", "VERSION=2")
-        kubectl("rollout", "status", "deployment/web", "--timeout=20s")
-        pods = [p for p in kubectl.get("pods")["items"] if "deletionTimestamp" not in p["metadata"]]
-        assert len({p["status"]["podIP"] for p in pods}) == len(pods) == 2
-
-    def test_another_accelerator_is_on_another_node(self, cluster: Cluster, kubectl: Kubectl) -> None:
-        cluster.add_node("amd-1", labels={"accelerator": "mi300"}, gpus=1, resource="amd.com/gpu")
-        try:
-            main = container("echo $0", args=["$(NODE)"], resources={"limits": {"amd.com/gpu": 1}})
-            main["env"] = [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
-            apply(kubectl, pod("once", main, nodeSelector={"accelerator": "mi300"}))
-            assert finish(kubectl, "once") == "amd-1\n"
-        finally:
-            cluster.remove_node("amd-1")
-
-    def test_gpus_that_are_taken_are_not_given_twice(self, kubectl: Kubectl) -> None:
-        def wants(count: int) -> Object:
-            return container("exec sleep 1000", resources={"limits": {"nvidia.com/gpu": count}})
-
-        apply(kubectl, pod("first", wants(6), terminationGracePeriodSeconds=0), pod("second", wants(3)))
-        kubectl("wait", "--for=condition=Ready", "pod/first", "--timeout=10s")
-        wait_for(lambda: "Insufficient nvidia.com/gpu" in json.dumps(kubectl.get("pod", "second")["status"]))
-        kubectl("delete", "pod", "first")
-        kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=10s")
-
-    def test_the_audit_log_knows_who_wrote_what(self, kubectl: Kubectl, audit: AuditLog) -> None:
-        mark = audit.mark()
-        apply(kubectl, pod("quiet", container("exec sleep 1000")))
-        kubectl("wait", "--for=condition=Ready", "pod/quiet", "--timeout=10s")
-        writes = list(audit.events(since=mark, resource="pods", namespace=kubectl.namespace, writes=True))
-        assert [(e.user, e.verb) for e in writes if e.user.endswith(":admin")] == [
-            ("imagefleet:admin", "create")
-        ]
-        settled = audit.mark()
-        time.sleep(2)
-        assert not list(
-            audit.events(since=settled, resource="pods", writes=True, namespace=kubectl.namespace)
-        )
-
-
-@pytest.fixture
-def own_folder(tmp_path: Path) -> Iterator[Path]:
-    yield tmp_path / "own"
-    Cluster(tmp_path / "own").stop()
-
-
-class TestLifecycle:
-    def test_up_and_down_twice_with_a_crashed_node_between(self, own_folder: Path) -> None:
-        """Each `up` is a program of its own that ends: what it starts must be found again through files."""
-        for _ in range(2):
-            _cluster_command("up", own_folder)
-            self._crash_and_recover(Cluster(own_folder), own_folder)
-            _cluster_command("down", own_folder)
-            assert not own_folder.exists()
-            assert not _commands_with(str(own_folder))
-
-    def _crash_and_recover(self, own: Cluster, folder: Path) -> None:
-        kubectl = Kubectl(own, "default")
-        apply(kubectl, pod("survivor", container("exec sleep 1000"), restartPolicy="Always"))
-        kubectl("wait", "--for=condition=Ready", "pod/survivor", "--timeout=10s")
-        pid = own.pid("default", "survivor")
-        (node,) = own.node_processes()
-        os.kill(node.pid, signal.SIGKILL)
-        wait_for(lambda: processes.start_time(pid) is None, seconds=5)
-        _cluster_command("up", folder)
-        assert wait_for(lambda: main_status(kubectl, "survivor")["restartCount"]) == 1
-        wait_for(lambda: main_status(kubectl, "survivor")["ready"])
-
-    def test_a_cluster_dies_with_the_test_that_owns_it(self, own_folder: Path) -> None:
-        script = f"""
-            import pathlib, time
-            from tests.cluster.cluster import Cluster
-            Cluster.start(pathlib.Path({str(own_folder)!r}), owned=True)
-            print("up", flush=True)
-            time.sleep(1000)
-            """
-        command = [sys.executable, "-c", textwrap.dedent(script)]
-        with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as owner:
-            assert owner.stdout is not None
-            assert owner.stdout.readline() == "up\n"
-            owner.kill()
-        wait_for(lambda: not _commands_with(str(own_folder)), seconds=5)
-
-    def test_two_clusters_have_different_addresses(
-        self, cluster: Cluster, kubectl: Kubectl, own_folder: Path
-    ) -> None:
-        own = Cluster.start(own_folder, nodes=[NodeSpec("node-1")], owned=True)
-        addresses = set()
-        for target in (kubectl, Kubectl(own, "default")):
-            apply(target, pod("here", container("exec sleep 1000")))
-            target("wait", "--for=condition=Ready", "pod/here", "--timeout=10s")
-            addresses.add(target.get("pod", "here")["status"]["podIP"])
-        assert len(addresses) == 2
-
-
-def _cluster_command(name: str, folder: Path) -> None:
-    command = [sys.executable, "-m", "tests.cluster", name, "--folder", str(folder)]
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
-
-
-def _commands_with(text: str) -> list[str]:
-    """Command lines of running processes that hold the text; arguments are separated by NUL."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            found.append(path.read_bytes().decode(errors="replace"))
-        except OSError:
-            continue  # it ended meanwhile
-    return [line for line in found if text in line]
