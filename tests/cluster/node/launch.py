@@ -104,6 +104,7 @@ async def prepare(pod: PodContext, container: Object, restarts: int) -> LaunchSp
     log = pod.log(name, restarts)
     log.parent.mkdir(parents=True, exist_ok=True)
     rootfs = host.image(pod.config)
+    volumes = _volume_binds(pod, container, values)
     return LaunchSpec(
         args=environments.command_line(container, values),
         env=[f"{key}={value}" for key, value in values.items()],
@@ -118,8 +119,19 @@ async def prepare(pod: PodContext, container: Object, restarts: int) -> LaunchSp
         noNewPrivileges=who.no_new_privileges,
         readOnlyRoot=who.read_only_root,
         hidden=rootfs.hidden,
-        binds=[*rootfs.binds, *_message_bind(pod, container), *_volume_binds(pod, container, values)],
+        binds=[
+            *rootfs.binds,
+            *_message_bind(pod, container),
+            *volumes,
+            *_hidden_by(volumes, rootfs.binds),
+        ],
     )
+
+
+def _hidden_by(volumes: list[Bind], parts: list[Bind]) -> list[Bind]:
+    """The image's parts that a volume hides, to be bound once more on top of it: no image has anything below
+    /tmp, but a checkout may lie there."""
+    return [p for p in parts if any(Path(p.target).is_relative_to(volume.target) for volume in volumes)]
 
 
 def _message_bind(pod: PodContext, container: Object) -> list[Bind]:
