@@ -190,7 +190,7 @@ func (r *rootfs) freeze() error {
 		return nil
 	}
 	for _, path := range r.ours {
-		if r.covered[path] { // a remount would hit the volume
+		if r.isCovered(path) { // a remount would hit the volume
 			continue
 		}
 		if err := remountReadOnly(path); err != nil {
@@ -198,6 +198,15 @@ func (r *rootfs) freeze() error {
 		}
 	}
 	return nil
+}
+
+func (r *rootfs) isCovered(path string) bool {
+	for volume := range r.covered {
+		if path == volume || strings.HasPrefix(path, volume+"/") {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *rootfs) pivot() error {
