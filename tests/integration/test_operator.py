@@ -293,8 +293,9 @@ def test_bad_files_never_make_a_model_ready(
     kubectl.apply(image_model(models, "bad", folder, **source))
     await_condition(kubectl, "imagemodels.imagefleet.dev", "bad", f"Stalled=True/{reason}")
     assert condition(kubectl, "imagemodels.imagefleet.dev", "bad", f"Ready=False/{reason}") is not None
-    events = kubectl("get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}")
-    assert reason in events.split()
+    wait_for(
+        lambda: reason in kubectl("get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}").split()
+    )
 
 
 def test_a_model_that_comes_after_its_pool_is_placed_at_once(settled: Kubectl, models: Path) -> None:

@@ -137,12 +137,11 @@ TOLD = ("Ready", "Stalled")
 
 
 def transitions(old: Json, new: Json) -> tuple[Transition, ...]:
-    """What changed between two statuses and is worth telling. The first status of an object is no transition.
+    """What changed between two statuses and is worth telling.
 
-    Where ``Stalled`` begins, that ``Ready`` ended for the same reason is not told a second time.
+    A first status is told where it is a verdict already (``Ready`` or ``Stalled`` is true), not where work
+    goes on. Where ``Stalled`` begins, that ``Ready`` ended for the same reason is not told a second time.
     """
-    if not old.get("conditions"):
-        return ()
     found: list[Transition] = []
     for kind in reversed(TOLD):
         before, after = find(old, kind), find(new, kind)

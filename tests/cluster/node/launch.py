@@ -129,9 +129,9 @@ async def prepare(pod: PodContext, container: Object, restarts: int) -> LaunchSp
 
 
 def _hidden_by(volumes: list[Bind], parts: list[Bind]) -> list[Bind]:
-    """The image's parts that a volume hides, to be bound once more on top of it: no image has anything below
-    /tmp, but a checkout may lie there."""
-    return [p for p in parts if any(Path(p.target).is_relative_to(volume.target) for volume in volumes)]
+    """The image's parts that lie below a volume, to be bound once more on top of it: no image has anything
+    below /tmp, but a checkout may lie there."""
+    return [p for p in parts if any(Path(volume.target) in Path(p.target).parents for volume in volumes)]
 
 
 def _message_bind(pod: PodContext, container: Object) -> list[Bind]:

@@ -60,7 +60,11 @@ def test_messages_are_one_line_of_bounded_length() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "want"),
     [
-        pytest.param({}, status(Ready="False", Stalled="True"), [], id="a first status is no transition"),
+        pytest.param({}, status(Ready="False", Reconciling="True"), [], id="work begins"),
+        pytest.param(
+            {}, status(Ready="False", Stalled="True"), ["Stalled=True"], id="stalled from the first"
+        ),
+        pytest.param({}, status(Ready="True"), ["Ready=True"], id="ready from the first"),
         pytest.param(status(Ready="False"), status(Ready="False"), [], id="nothing changed"),
         pytest.param(status(Ready="False"), status(Ready="True"), ["Ready=True"], id="ready"),
         pytest.param(status(Ready="True"), status(Ready="False"), ["Ready=False"], id="no longer ready"),
