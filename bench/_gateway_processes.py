@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.report import progress
+from tests.cluster.controlplane import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "bench"
@@ -90,13 +91,6 @@ def _stat(pid: int, field: int) -> int:
     return int(text.rpartition(")")[2].split()[field - 2])
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
 def install_debian(*packages: str) -> None:
     """Install what is missing by apt-get, where we may. What stays missing is left out of the comparison."""
     missing = [package for package in packages if shutil.which(package) is None]
@@ -166,7 +160,7 @@ def systems() -> Iterator[dict[str, System]]:
     install_debian("haproxy", "wrk")
     litellm_command = install_litellm()
     with contextlib.ExitStack() as stack:
-        backend = free_port()
+        (backend,) = free_ports(1)
         started = {
             "direct": stack.enter_context(
                 process("direct", backend, [sys.executable, "-m", "bench._gateway_fake_worker", str(backend)])
@@ -177,19 +171,19 @@ def systems() -> Iterator[dict[str, System]]:
             progress(f"starting {name}")
             started[name] = stack.enter_context(process(name, port, command, **env))
 
-        port = free_port()
+        (port,) = free_ports(1)
         start("imagefleet", [sys.executable, "-m", "bench._gateway_static", str(port), str(backend)], port)
         haproxy = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
         if haproxy is None:
             progress("haproxy is not installed and cannot be: it is left out")
         else:
-            port = free_port()
+            (port,) = free_ports(1)
             start(
                 "haproxy",
                 [haproxy, "-db", "-f", str(_write("haproxy.cfg", HAPROXY_CONFIG, port, backend))],
                 port,
             )
-        port = free_port()
+        (port,) = free_ports(1)
         config = str(_write("litellm.yaml", LITELLM_CONFIG, port, backend))
         start(
             "litellm",

@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from tests.cluster.build import HELM, ensure
+from tests.cluster.fleet import CHART
 
-CHART = Path(__file__).resolve().parents[2] / "charts" / "imagefleet"
 # helm template knows no cluster; this is the version of the local one.
 KUBE_VERSION = "1.36.0"
 

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.fleet import CHART
 from tests.cluster.node.config import NodeSpec
-from tests.integration.helm import CHART, Helm, HelmError, of_kind
+from tests.integration.helm import Helm, HelmError, of_kind
 
 RELEASE = "imagefleet"
 DEPLOYMENTS = ("imagefleet-operator", "imagefleet-gateway")

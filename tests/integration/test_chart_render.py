@@ -10,7 +10,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.integration.helm import CHART, Helm, HelmError, Object, of_kind, pod_specs
+from tests.cluster.fleet import CHART
+from tests.integration.helm import Helm, HelmError, Object, of_kind, pod_specs
 
 Values = dict[str, Any]
 
