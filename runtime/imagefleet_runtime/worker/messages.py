@@ -1,8 +1,46 @@
-"""What the supervisor and its engine processes say to each other, over a pipe that only they hold."""
+"""What the supervisor and its engine processes say to each other, over a pipe that only they hold.
+
+The supervisor sends Load once, and then Draw and Cancel at any time; the engine draws all that it was given at the same
+time, batched where that is possible, and answers each drawing by its ``id``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
+
+Mode = Literal["text-to-image", "image-to-image", "inpainting"]
+
+
+@dataclass(frozen=True)
+class StepCache:
+    """diffusers' step caching. ``threshold``: for FirstBlock alone; None: diffusers' default."""
+
+    type: Literal["FirstBlock", "TaylorSeer", "PyramidAttention"]
+    threshold: float | None = None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the pipeline is loaded and made fast: ``spec.pipeline`` of the ImageModel."""
+
+    class_name: str = "AutoPipelineForText2Image"
+    dtype: str = "auto"
+    quantization: str = "none"
+    compile: str = "none"
+    attention: str = "auto"
+    step_cache: StepCache | None = None
+
+
+@dataclass(frozen=True)
+class Warmth:
+    """What is drawn before a model serves: each of ``sizes`` (width, height; the default first), to be measured."""
+
+    sizes: tuple[tuple[int, int], ...]
+    steps: int
+    guidance_scale: float
+    max_batch: int  # never measured beyond it
+    memory_bytes: int | None  # the most that this engine may use; None: not known
 
 
 @dataclass(frozen=True)
@@ -10,18 +48,26 @@ class Load:
     """The first message to a new engine."""
 
     path: str
-    class_name: str
-    dtype: str
+    options: Options
     threads: int
+    warmth: Warmth
+    adapters: dict[str, str] = field(default_factory=dict)  # name to folder
+    cache_dir: str | None = None  # where compiled code is kept between engines; None: nowhere
 
 
 @dataclass(frozen=True)
-class Generate:
-    """Draw ``n`` pictures, image i with seed ``seed + i``. None: leave it to the pipeline."""
+class AdapterUse:
+    name: str
+    scale: float
 
+
+@dataclass(frozen=True)
+class Draw:
+    """Draw one picture. None: leave it to the pipeline. Pictures are encoded (PNG, JPEG or WebP)."""
+
+    id: int
     prompt: str
     negative_prompt: str | None
-    n: int
     width: int
     height: int
     steps: int
@@ -29,21 +75,26 @@ class Generate:
     seed: int
     output_format: str
     output_compression: int | None
+    image: bytes | None = None
+    mask: bytes | None = None
+    strength: float | None = None
+    control_image: bytes | None = None
+    control_scale: float = 1.0
+    adapters: tuple[AdapterUse, ...] = ()
+    previews: int = 0  # how many partial pictures
 
-
-@dataclass(frozen=True)
-class Calibrate:
-    """Draw the default picture with few steps and say how long each part took."""
-
-    width: int
-    height: int
-    steps: int
-    guidance_scale: float
+    @property
+    def mode(self) -> Mode:
+        if self.image is None:
+            return "text-to-image"
+        return "image-to-image" if self.mask is None else "inpainting"
 
 
 @dataclass(frozen=True)
 class Cancel:
-    """Stop drawing at the next step. Without effect when nothing is being drawn."""
+    """Stop this drawing at its next step. Without effect once it has ended."""
+
+    id: int
 
 
 @dataclass(frozen=True)
@@ -54,11 +105,38 @@ class Capabilities:
     size_multiple: int  # pixels: width and height must be multiples of it
     parameters: frozenset[str]  # the arguments that a call of it takes
     negative_prompt: bool  # whether it can honour one
+    modes: tuple[Mode, ...] = ("text-to-image",)
+    control_net: bool = False
+    adapters: tuple[str, ...] = ()
+    batches: bool = False  # whether drawings can share a step
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of loading has ended: ``weights``, ``options`` or ``warm``."""
+
+    name: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SizeProfile:
+    """What was measured for one size."""
+
+    width: int
+    height: int
+    fixed_seconds: float  # of one drawing, outside of its steps: text encoder, VAE
+    step_seconds: tuple[tuple[int, float], ...]  # batch, seconds of a step with so many drawings; ascending
+    peak_bytes: tuple[tuple[int, int], ...]  # batch, most memory that the engine held then; empty: not measured
 
 
 @dataclass(frozen=True)
 class Loaded:
+    """The pipeline is loaded and warm. ``weights_bytes``: memory held at rest; None: could not be measured."""
+
     capabilities: Capabilities
+    profiles: tuple[SizeProfile, ...]
+    weights_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -68,42 +146,50 @@ class LoadFailed:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """How long one drawing took: in all, and from the end of its first step to the end of its last (None: one
-    step only, or a pipeline that does not report steps)."""
+class Step:
+    """One step of the drawings ``done`` (id to the part of its work that is done, 0 to 1) took ``seconds``."""
 
-    total_seconds: float
-    steps: int
-    between_steps_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Calibrated:
-    timing: Timing
-    memory_bytes: int | None  # None: could not be measured
+    done: dict[int, float]
+    width: int
+    height: int
+    seconds: float
 
 
 @dataclass(frozen=True)
-class Progress:
-    """``done`` of 1 (all images of the request)."""
-
-    done: float
+class Preview:
+    id: int
+    index: int  # 0, 1 ...
+    image: bytes
 
 
 @dataclass(frozen=True)
-class Done:
-    images: tuple[bytes, ...]
-    seconds: float  # drawing, without encoding
+class Phase:
+    """A part of a drawing: ``text_encode``, ``denoise``, ``decode``, ``encode``. Times are Unix nanoseconds."""
+
+    name: str
+    started_ns: int
+    ended_ns: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    id: int
+    image: bytes
+    seconds: float  # from its start to the encoded picture, others' parts of shared steps included
+    work_seconds: float  # its own share of the device: each step's time divided by the drawings that shared it
+    phases: tuple[Phase, ...]
+    peak_bytes: int | None  # most memory that the engine held meanwhile; None: not measured
 
 
 @dataclass(frozen=True)
 class Failed:
     """A drawing failed; the engine lives on unless the pipe says otherwise."""
 
+    id: int
     code: str
     message: str
 
 
 @dataclass(frozen=True)
 class Cancelled:
-    pass
+    id: int
