@@ -1,44 +1,73 @@
-"""What callers send, checked: the operator's policy and the gateway's requests. Refusals name the field."""
+"""The operator's policy, checked: which models this worker must and may hold. Refusals name the field."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from imagefleet_runtime.worker import errors
+from imagefleet_runtime.worker import messages
+from imagefleet_runtime.worker.schema import Base
 from imagefleet_runtime.worker.source import AUTO_CLASS
 
-MAX_SIDE = 16384  # pixels; the model's own limit is far lower
-MAX_WHOLE = 2**53 - 1  # the largest whole number that JSON carries safely through every language
-# Kind of bad value that pydantic reports for a field that the schema does not have.
-UNKNOWN_FIELD = "extra_forbidden"
-
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Size = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")]
+Folder = Annotated[str, Field(pattern=r"^/")]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+MODES: tuple[messages.Mode, ...] = ("text-to-image", "image-to-image", "inpainting")
 
 
-class _Base(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+def width_height(size: str) -> tuple[int, int]:
+    """Pixels of a size. Example: ``512x768`` is (512, 768)."""
+    width, height = size.split("x")
+    return int(width), int(height)
 
 
-class PipelinePolicy(_Base):
+class StepCachePolicy(Base):
+    type: Literal["FirstBlock", "TaylorSeer", "PyramidAttention"]
+    threshold: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _threshold_is_of_first_block(self) -> StepCachePolicy:
+        if self.threshold is not None and self.type != "FirstBlock":
+            raise ValueError(f"threshold is for FirstBlock; {self.type} has none")
+        return self
+
+
+class PipelinePolicy(Base):
     className: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = AUTO_CLASS  # noqa: N815
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
+    quantization: Literal[
+        "none", "int8-weight-only", "int8-dynamic", "int4-weight-only", "float8-weight-only", "float8-dynamic"
+    ] = "none"
+    compile: Literal["none", "regional"] = "none"
+    attention: Literal["auto", "native", "flash", "sage", "xformers"] = "auto"
+    stepCache: StepCachePolicy | None = None  # noqa: N815
+
+    def options(self) -> messages.Options:
+        cache = self.stepCache
+        return messages.Options(
+            class_name=self.className,
+            dtype=self.dtype,
+            quantization=self.quantization,
+            compile=self.compile,
+            attention=self.attention,
+            step_cache=None if cache is None else messages.StepCache(cache.type, cache.threshold),
+        )
 
 
-class Defaults(_Base):
+class Defaults(Base):
     steps: Annotated[int, Field(ge=1)] = 20
     guidanceScale: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 5.0  # noqa: N815
-    size: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,4}x[1-9][0-9]{0,4}$")] = "512x512"
+    size: Size = "512x512"
 
     @property
     def width_height(self) -> tuple[int, int]:
-        width, height = self.size.split("x")
-        return int(width), int(height)
+        return width_height(self.size)
 
 
-class Limits(_Base):
+class Limits(Base):
     """None: no limit."""
 
     maxMegapixels: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # noqa: N815
@@ -46,73 +75,88 @@ class Limits(_Base):
     maxImages: Annotated[int, Field(ge=1)] | None = None  # noqa: N815
 
 
-class ModelPolicy(_Base):
+class _Sourced(Base):
+    """Files in a folder (``path``), or to be fetched from ``uri`` with the keys in the folder ``credentials``."""
+
+    path: Folder | None = None
+    uri: Annotated[str, Field(pattern=r"^(hf|s3|gs|oci)://\S+$")] | None = None
+    credentials: Folder | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> _Sourced:
+        if (self.path is None) == (self.uri is None):
+            raise ValueError("give one of path and uri")
+        if self.credentials is not None and self.uri is None:
+            raise ValueError("credentials are for a uri")
+        return self
+
+
+class AdapterPolicy(_Sourced):
+    """A LoRA that requests to the model may use."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    digest: Digest
+
+
+class ModelPolicy(_Sourced):
     """One model that this worker must (``pinned``) or may hold."""
 
     model: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]  # stands in headers
-    path: Annotated[str, Field(pattern=r"^/")]
-    digest: Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+    digest: Digest
     pinned: bool = False
     pipeline: PipelinePolicy = PipelinePolicy()
+    sizes: list[Size] = Field(default_factory=list)
+    capabilities: Annotated[list[messages.Mode], Field(min_length=1)] | None = None
+    adapters: list[AdapterPolicy] = Field(default_factory=list)
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     memoryBytes: Annotated[int, Field(ge=0)] | None = None  # noqa: N815
     secondsPerMegapixelStep: Seconds | None = None  # noqa: N815
     loadSeconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # noqa: N815
 
+    @field_validator("adapters")
+    @classmethod
+    def _adapters_differ(cls, adapters: list[AdapterPolicy]) -> list[AdapterPolicy]:
+        _check_names("adapters", (adapter.name for adapter in adapters))
+        return adapters
+
     @property
-    def identity(self) -> tuple[str, str, PipelinePolicy]:
-        """What a loaded engine was made from: where this differs, the engine is replaced."""
-        return self.path, self.digest, self.pipeline
+    def identity(self) -> object:
+        """What a loaded engine is made from: where this differs, the engine is replaced.
+
+        Not the sizes, which it only measures: a size that is added is measured at the next load, and until then drawn
+        without having been.
+        """
+        return _files(self), self.pipeline, {adapter.name: _files(adapter) for adapter in self.adapters}
+
+    @property
+    def warm_sizes(self) -> tuple[tuple[int, int], ...]:
+        """(width, height) of what is drawn before the model serves: the default first, none twice."""
+        named = [width_height(size) for size in self.sizes]
+        return tuple(dict.fromkeys([self.defaults.width_height, *named]))
+
+    def modes(self, of_pipeline: Iterable[messages.Mode] = MODES) -> tuple[messages.Mode, ...]:
+        """Those modes of a pipeline that ``capabilities`` leaves it."""
+        return tuple(mode for mode in of_pipeline if self.capabilities is None or mode in self.capabilities)
 
 
-class Policy(_Base):
+def _files(sourced: ModelPolicy | AdapterPolicy) -> tuple[str | None, str | None, str]:
+    return sourced.path, sourced.uri, sourced.digest
+
+
+class Policy(Base):
     models: list[ModelPolicy]
 
     @field_validator("models")
     @classmethod
     def _names_differ(cls, models: list[ModelPolicy]) -> list[ModelPolicy]:
-        names = [entry.model for entry in models]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"these models are named twice: {', '.join(repeated)}")
+        _check_names("models", (entry.model for entry in models))
         return models
 
 
-class GenerateBody(_Base):
-    """The body of ``POST /v1/generate``; None: the caller did not say."""
-
-    model: Annotated[str, Field(min_length=1)]
-    prompt: Annotated[str, Field(max_length=32000)]
-    negative_prompt: Annotated[str, Field(max_length=32000)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_WHOLE)] = 1
-    width: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
-    height: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
-    steps: Annotated[int, Field(ge=1, le=MAX_WHOLE)] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    seed: Annotated[int, Field(ge=0, le=MAX_WHOLE)] | None = None
-    output_format: Literal["png", "jpeg", "webp"] = "png"
-    output_compression: Annotated[int, Field(ge=0, le=100)] | None = None
-    response_format: Literal["b64_json", "url"] = "b64_json"
-    pool_model: str | None = None
-    quality: str | None = None
-
-
-Body = TypeVar("Body", bound=BaseModel)
-
-
-def parse(schema: type[Body], text: bytes) -> Body:
-    """``text`` (JSON) as ``schema``. Raises ApiError 400 that names the first bad field and what it should be."""
-    try:
-        return schema.model_validate_json(text)
-    except ValidationError as error:
-        raise _refusal(error) from None
-
-
-def _refusal(error: ValidationError) -> errors.ApiError:
-    # Never the input: a prompt must not come back in an error, which callers log.
-    first: Any = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    param = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in first["loc"])) or None
-    if first["type"] == UNKNOWN_FIELD:
-        return errors.invalid("unknown_parameter", f"unknown parameter {param!r}", param)
-    return errors.invalid("invalid_value", f"{param or 'the body'}: {first['msg']}", param)
+def _check_names(what: str, given: Iterable[str]) -> None:
+    """Raises ValueError where a name is there twice."""
+    names = list(given)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"these {what} are named twice: {', '.join(repeated)}")
