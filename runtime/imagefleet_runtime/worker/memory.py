@@ -50,6 +50,14 @@ def private_bytes(rollup: Path = Path("/proc/self/smaps_rollup")) -> int | None:
     return None if None in parts else sum(part or 0 for part in parts)
 
 
+def resident_bytes(*, peak: bool = False, status: Path = Path("/proc/self/status")) -> int | None:
+    """Memory of this process that is in RAM now, or at its ``peak``. None where the kernel does not say."""
+    try:
+        return _kilobytes(status.read_text(), "VmHWM" if peak else "VmRSS")
+    except OSError:
+        return None
+
+
 def _kilobytes(text: str, name: str) -> int | None:
     """The value of a line such as ``MemTotal:  24672480 kB``, in bytes."""
     found = re.search(rf"^{name}:\s+(\d+) kB$", text, re.MULTILINE)

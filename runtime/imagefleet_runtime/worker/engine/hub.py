@@ -1,0 +1,209 @@
+"""Continuous batching at step level: drawings that run side by side and share each call of the denoiser.
+
+Each drawing is a greenlet that runs diffusers' own, unmodified pipeline. Where the pipeline calls a shared module (the
+UNet or transformer, a ControlNet), the greenlet hands the call to the hub and sleeps. The hub merges the calls that fit
+together into one, and wakes each drawing with its part of the answer. So drawings join and leave between any two
+steps, in whatever mode, and none of them knows.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import greenlet
+import torch
+
+from imagefleet_runtime.worker.engine import merge, tiles
+from imagefleet_runtime.worker.engine.failures import is_out_of_memory
+
+
+# Calls in one merged call. Only the windows of very large pictures are more: batches of drawings are kept smaller by the
+# supervisor, as far as they gain.
+MAX_MERGED = 16
+
+
+class CancelledError(Exception):
+    """The caller went away; raised in a drawing where it waits for its next step."""
+
+
+@dataclass(eq=False)
+class Drawing:
+    """One picture in the making. ``work`` runs in a greenlet of its own and returns the result.
+
+    ``key``: drawings share calls only where it is equal (size, adapters). ``windows``: where the picture is larger than
+    the model can draw at once, the tiles of its latents.
+    """
+
+    id: int
+    key: Hashable
+    work: Callable[[], Any]
+    adapters: tuple[tuple[str, float], ...] = ()
+    windows: tiles.Windows | None = None
+    work_seconds: float = 0.0  # its own share of the device's time
+    call: _Call | None = None  # what it waits for; None: it has not begun, or has ended
+    thread: greenlet.greenlet | None = None
+
+
+@dataclass(eq=False)
+class _Call:
+    module: SharedModule
+    arguments: dict[str, Any]
+
+
+@dataclass
+class Round:
+    """Drawings that ended, with their results or errors."""
+
+    results: list[tuple[Drawing, Any]] = field(default_factory=list)
+    errors: list[tuple[Drawing, Exception]] = field(default_factory=list)
+
+
+class SharedModule:
+    """A module of the pipeline whose calls the hub answers. Its own ``forward`` is kept aside."""
+
+    def __init__(self, module: torch.nn.Module, batches: bool) -> None:
+        self.module = module
+        self.forward = module.forward
+        self._signature = inspect.signature(module.forward)
+        self.layout = merge.LAYOUTS.get(type(module).__name__) if batches else None
+        module.forward = self._ask_hub
+
+    def _ask_hub(self, *arguments: Any, **keywords: Any) -> Any:
+        current = greenlet.getcurrent()
+        if not isinstance(current, _Thread):  # nobody to share with
+            return self.forward(*arguments, **keywords)
+        bound = dict(self._signature.bind(*arguments, **keywords).arguments)
+        return current.parent.switch(_Call(self, bound))
+
+
+class _Thread(greenlet.greenlet):
+    """A drawing's greenlet."""
+
+
+class Hub:
+    """``activate(module, adapters)`` is called before each call of a shared module.
+
+    Raises nothing of a drawing's: errors are in the Round.
+    """
+
+    def __init__(self, activate: Callable[[torch.nn.Module, tuple[tuple[str, float], ...]], None]) -> None:
+        self._activate = activate
+        self._drawings: dict[int, Drawing] = {}
+        self._ended = Round()
+
+    def __len__(self) -> int:
+        return len(self._drawings)
+
+    def __iter__(self) -> Iterator[Drawing]:
+        return iter(self._drawings.values())
+
+    def start(self, drawing: Drawing) -> None:
+        """Run ``drawing`` up to its first call of a shared module."""
+        self._drawings[drawing.id] = drawing
+        drawing.thread = _Thread(drawing.work)
+        self._resume(drawing, drawing.thread.switch)
+
+    def cancel(self, identifier: int) -> None:
+        """End a drawing where it waits. Without effect on one that has ended."""
+        drawing = self._drawings.get(identifier)
+        if drawing is not None and drawing.thread is not None:
+            self._resume(drawing, drawing.thread.throw, CancelledError)
+
+    def round(self) -> Round:
+        """Answer every call that waits, each as part of the largest batch that fits it."""
+        waiting = [drawing for drawing in self._drawings.values() if drawing.call is not None]
+        for group in _groups(waiting):
+            self._answer(group)
+        return self.take_ended()
+
+    def take_ended(self) -> Round:
+        """What has ended since this was last asked."""
+        ended, self._ended = self._ended, Round()
+        return ended
+
+    def _answer(self, group: list[Drawing]) -> None:
+        started = time.monotonic()
+        try:
+            answers = self._forward(group)
+        except Exception as error:
+            self._answer_alone(group, error)
+            return
+        share = (time.monotonic() - started) / len(group)
+        for drawing, answer in zip(group, answers, strict=True):
+            drawing.work_seconds += share
+            assert drawing.thread is not None
+            self._resume(drawing, drawing.thread.switch, answer)
+
+    def _answer_alone(self, group: list[Drawing], error: Exception) -> None:
+        """A batch failed: draw its members one by one, so that only the culprit fails."""
+        if is_out_of_memory(error) and torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(group) > 1:
+            for drawing in group:
+                self._answer([drawing])
+            return
+        thread = group[0].thread
+        assert thread is not None
+        # In the drawing itself, which ends as it would have had the pipeline called the module.
+        self._resume(group[0], thread.throw, error)
+
+    def _forward(self, group: list[Drawing]) -> list[Any]:
+        calls = [drawing.call for drawing in group if drawing.call is not None]
+        shared = calls[0].module
+        self._activate(shared.module, group[0].adapters)
+        layout, windows = shared.layout, group[0].windows
+        if layout is not None and layout.tileable and windows is not None:
+            cut = [tiles.cut(windows, layout, call.arguments) for call in calls]
+            answers = iter(self._batched(shared, layout, [window for of_one in cut for window in of_one]))
+            return [tiles.join(windows, [next(answers) for _window in of_one]) for of_one in cut]
+        if layout is None or len(calls) == 1:
+            return [shared.forward(**call.arguments) for call in calls]
+        return self._batched(shared, layout, [call.arguments for call in calls])
+
+    @staticmethod
+    def _batched(shared: SharedModule, layout: merge.Layout, calls: list[dict[str, Any]]) -> list[Any]:
+        """The answer to each of ``calls``, at most MAX_MERGED of them at a time."""
+        answers: list[Any] = []
+        for start in range(0, len(calls), MAX_MERGED):
+            part = calls[start : start + MAX_MERGED]
+            rows = [merge.rows_of(layout, call) for call in part]
+            answer = shared.forward(**merge.merge(layout, part))
+            answers.extend(merge.split(layout, answer, rows))
+        return answers
+
+    def _resume(self, drawing: Drawing, switch: Callable[..., Any], *value: Any) -> None:
+        """Let ``drawing`` run until it calls a shared module again, or ends."""
+        drawing.call = None
+        started = time.monotonic()
+        try:
+            answer = switch(*value)
+        except Exception as error:
+            self._ended.errors.append((drawing, error))
+            del self._drawings[drawing.id]
+            return
+        finally:
+            drawing.work_seconds += time.monotonic() - started
+        if isinstance(answer, _Call):
+            drawing.call = answer
+        else:
+            self._ended.results.append((drawing, answer))
+            del self._drawings[drawing.id]
+
+
+def _groups(drawings: list[Drawing]) -> list[list[Drawing]]:
+    """Drawings whose calls can be merged, together; in the order in which they came."""
+    groups: dict[Hashable, list[Drawing]] = {}
+    for drawing in drawings:
+        call = drawing.call
+        assert call is not None
+        layout = call.module.layout
+        kind: Hashable = drawing.id
+        if layout is not None:
+            windows = drawing.windows.size if drawing.windows else None
+            kind = (drawing.key, drawing.adapters, windows, merge.signature(layout, call.arguments))
+        groups.setdefault((id(call.module), kind), []).append(drawing)
+    return list(groups.values())

@@ -1,0 +1,137 @@
+"""One picture, from its request to its pixels, through diffusers' own pipeline call."""
+
+from __future__ import annotations
+
+import inspect
+import io
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageFilter
+
+from imagefleet_runtime.worker.engine import previews
+from imagefleet_runtime.worker.engine.hub import Drawing
+from imagefleet_runtime.worker.engine.modes import NotTextToImageError
+from imagefleet_runtime.worker.images import to_pixels
+from imagefleet_runtime.worker.messages import Draw, Phase
+
+# Pixels over which what was drawn anew fades into what was kept.
+MASK_FEATHER = 2
+
+
+class Picture:
+    """``pipe``: a pipeline of this picture alone (see Pipeline). ``work`` runs in the drawing's greenlet."""
+
+    def __init__(self, draw: Draw, pipe: Any, on_preview: Callable[[int, Any], None]) -> None:
+        self.draw = draw
+        self.drawing: Drawing | None = None
+        self._pipe = pipe
+        self._on_preview = on_preview
+        self._parameters = inspect.signature(pipe.__call__).parameters
+        self._steps = steps_of(draw, "strength" in self._parameters)
+        self._step = 0
+        self._preview_at = previews.preview_steps(draw.previews, self._steps)
+        self._estimate = previews.CleanEstimate(pipe.scheduler) if self._preview_at else None
+        self._marks: list[tuple[str, int]] = [("text_encode", time.time_ns())]
+
+    @property
+    def done(self) -> float:
+        """0 to 1, by steps."""
+        return min(self._step / self._steps, 1.0)
+
+    def mark(self, phase: str) -> None:
+        """``phase`` begins now, and the one before it has ended."""
+        self._marks.append((phase, time.time_ns()))
+
+    def phases(self) -> tuple[Phase, ...]:
+        """All that were marked; the last mark only ends the one before it."""
+        ends = [when for _name, when in self._marks[1:]]
+        return tuple(
+            Phase(name, started, ended) for (name, started), ended in zip(self._marks, ends, strict=False)
+        )
+
+    def work(self) -> npt.NDArray[np.uint8]:
+        """The picture's pixels, height x width x 3. Raises NotFiniteError, NotTextToImageError, CancelledError, and
+        whatever the pipeline raises."""
+        arguments = {name: value for name, value in self._arguments().items() if name in self._parameters}
+        output = self._pipe(**arguments)
+        if not hasattr(output, "images"):
+            raise NotTextToImageError(f"{type(self._pipe).__name__} does not return images")
+        drawn = to_pixels(np.asarray(output.images[0]))
+        return drawn if self.draw.mask is None else self._keep_unmasked(drawn)
+
+    def began_steps(self) -> None:
+        """Called when the text is encoded and the first step waits."""
+        if len(self._marks) == 1:
+            self.mark("denoise")
+
+    def _arguments(self) -> dict[str, Any]:
+        """All that any pipeline takes; the caller picks what this one does. What a request asked for and the pipeline
+        does not take was refused before (requests.check_supported)."""
+        draw = self.draw
+        arguments: dict[str, Any] = {
+            "prompt": draw.prompt,
+            "width": draw.width,
+            "height": draw.height,
+            "num_inference_steps": draw.steps,
+            "guidance_scale": draw.guidance_scale,
+            # Drawn on the CPU, so that a seed gives the same noise on every kind of device.
+            "generator": torch.Generator("cpu").manual_seed(draw.seed),
+            "output_type": "np",
+            "callback_on_step_end": self._after_step,
+        }
+        if draw.negative_prompt:
+            arguments["negative_prompt"] = draw.negative_prompt
+        if draw.image is not None:
+            arguments["image"] = self._opened(draw.image, "RGB")
+        if draw.strength is not None:
+            arguments["strength"] = draw.strength
+        if draw.mask is not None:
+            arguments["mask_image"] = self._opened(draw.mask, "L")
+        if draw.control_image is not None:
+            name = "control_image" if "control_image" in self._parameters else "image"
+            arguments[name] = self._opened(draw.control_image, "RGB")
+            arguments["controlnet_conditioning_scale"] = draw.control_scale
+        return arguments
+
+    def _opened(self, encoded: bytes, mode: str) -> Image.Image:
+        picture = Image.open(io.BytesIO(encoded)).convert(mode)
+        size = (self.draw.width, self.draw.height)
+        return picture if picture.size == size else picture.resize(size, Image.Resampling.LANCZOS)
+
+    def _after_step(self, _pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        self._step += 1
+        if self._step in self._preview_at:
+            self._preview(tensors["latents"])
+        if self._step == self._steps:
+            self.mark("decode")
+        return tensors
+
+    def _preview(self, latents: torch.Tensor) -> None:
+        clean = self._estimate.latents() if self._estimate is not None else None
+        shown = latents if clean is None else clean.to(latents.dtype)
+        pixels = previews.decode(self._pipe, shown, self.draw.height, self.draw.width)
+        if pixels is not None:
+            self._on_preview(self._preview_at[self._step], pixels)
+
+    def _keep_unmasked(self, drawn: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        """``drawn`` where the mask is white, and the given picture, untouched by the VAE, elsewhere."""
+        assert self.draw.image is not None
+        assert self.draw.mask is not None
+        mask = self._opened(self.draw.mask, "L").filter(ImageFilter.BoxBlur(MASK_FEATHER))
+        kept = self._opened(self.draw.image, "RGB")
+        return np.asarray(Image.composite(Image.fromarray(drawn), kept, mask))
+
+
+def steps_of(draw: Draw, takes_strength: bool) -> int:
+    """Steps that are drawn: image-to-image skips the first ones, since it begins from a picture.
+
+    Worked example: 20 steps with strength 0.8 draw 16.
+    """
+    if draw.image is None or draw.strength is None or not takes_strength:
+        return draw.steps
+    return max(int(draw.steps * draw.strength), 1)

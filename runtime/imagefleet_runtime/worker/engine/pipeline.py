@@ -1,0 +1,161 @@
+"""One loaded model: its weights, in whatever modes and with whatever adapters requests ask for."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from imagefleet_runtime.worker.engine import modes, options, tiles
+from imagefleet_runtime.worker.engine.adapters import Adapters, as_use
+from imagefleet_runtime.worker.engine.hub import Drawing, Hub, SharedModule
+from imagefleet_runtime.worker.engine.picture import Picture
+from imagefleet_runtime.worker.messages import Draw, Load
+
+# Parts that run at every step, and so are worth sharing between drawings.
+SHARED_PARTS = ("unet", "transformer", "controlnet")
+# Files are read ahead by a few threads; more would only fight for the same disk.
+READ_THREADS = 4
+READ_BYTES = 16 * 1024 * 1024
+# The VAE decodes pictures over so many pixels in tiles, which need memory for one tile only. Always or never for one
+# size, so that a seed gives the same picture whatever else runs.
+TILED_DECODE_PIXELS = 2048 * 1536
+
+
+class Pipeline:
+    """Not thread safe: all calls from the engine's main thread."""
+
+    def __init__(self, pipe: Any, device: str, order: Load) -> None:
+        """Raises AdapterError, UnsupportedOptionError, NotTextToImageError."""
+        self.device = device
+        self._adapters = Adapters(pipe, order.adapters)
+        options.apply(order.options, pipe, order.cache_dir, lambda: self._timestep())
+        self._pipe = pipe
+        self._modes = modes.Modes(pipe)
+        self._cached = order.options.step_cache is not None
+        self._drawn_by: Any = pipe
+        shared = [module for module in map(self._part, SHARED_PARTS) if module is not None]
+        # Step caching keeps one state for the whole model, so drawings must not share or alternate steps then.
+        self._shared = [SharedModule(module, batches=not self._cached) for module in shared]
+        self.capabilities = modes.capabilities(
+            self._modes,
+            self._adapters.names,
+            batches=any(module.layout is not None for module in self._shared),
+        )
+        self.hub = Hub(self._adapters.activate)
+
+    @classmethod
+    def load(cls, order: Load, on_weights: Callable[[float], None]) -> Pipeline:
+        """Weights from safetensors, in a local folder, with classes of the installed libraries only.
+
+        ``on_weights`` is called with the seconds that the weights took. Raises AdapterError,
+        UnsupportedOptionError, NotTextToImageError, and what diffusers raises.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        options.check_device(order.options, device)
+        started = time.monotonic()
+        pipe = _read(order, device)
+        on_weights(time.monotonic() - started)
+        return cls(pipe, device, order)
+
+    def start(self, draw: Draw, on_preview: Callable[[int, Any], None]) -> Picture:
+        """Begin to draw: the picture shares the hub's rounds from now on.
+
+        ``on_preview`` is called with the preview's number and its pixels.
+        """
+        control = draw.control_image is not None
+        pipe = self._own_copy(self._modes.pipe(draw.mode, control=control))
+        self._drawn_by = pipe
+        use = as_use(draw.adapters)
+        picture = Picture(draw, pipe, on_preview)
+
+        def work() -> Any:
+            self._adapters.activate_encoders(pipe, use)
+            self._tile_decoder(draw)
+            return picture.work()
+
+        windows = None if control else self._windows(draw)
+        drawing = Drawing(
+            draw.id, key=(draw.width, draw.height), work=work, adapters=use, windows=windows
+        )
+        picture.drawing = drawing
+        self.hub.start(drawing)
+        return picture
+
+    def forget_steps(self) -> None:
+        """Drop what step caching remembers of a drawing that has ended, in whatever way."""
+        if self._cached:
+            options.denoiser(self._pipe)._reset_stateful_cache()  # type: ignore[operator]
+
+    def synchronize(self) -> None:
+        """Wait for the device: without this, a clock would measure only how fast work is handed to it."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def _part(self, name: str) -> torch.nn.Module | None:
+        part = getattr(self._pipe, name, None)
+        return part if isinstance(part, torch.nn.Module) else None
+
+    def _own_copy(self, pipe: Any) -> Any:
+        """A pipeline for one drawing: the same parts, but its own scheduler and its own state."""
+        own = copy.copy(pipe)
+        scheduler = getattr(pipe, "scheduler", None)
+        if scheduler is not None:
+            # Past the pipeline's own __setattr__, which would rewrite its configuration.
+            vars(own)["scheduler"] = type(scheduler).from_config(scheduler.config)
+        return own
+
+    def _timestep(self) -> Any:
+        return self._drawn_by.current_timestep
+
+    def _windows(self, draw: Draw) -> tiles.Windows | None:
+        """Tiles for a picture that is larger than the model draws at once, where its denoiser can be tiled."""
+        module = options.denoiser(self._pipe)
+        layout = next((shared.layout for shared in self._shared if shared.module is module), None)
+        native = getattr(module.config, "sample_size", None)
+        if layout is None or not layout.tileable or not isinstance(native, int):
+            return None
+        factor = int(self._pipe.vae_scale_factor)
+        return tiles.plan(draw.height // factor, draw.width // factor, native)
+
+    def _tile_decoder(self, draw: Draw) -> None:
+        vae = getattr(self._pipe, "vae", None)
+        if vae is not None and hasattr(vae, "use_tiling"):
+            vae.use_tiling = draw.width * draw.height > TILED_DECODE_PIXELS
+
+
+def _read(order: Load, device: str) -> Any:
+    folder = Path(order.path)
+    read_ahead(folder)
+    placed = {"device_map": "cuda"} if device == "cuda" else {}
+    pipe = modes.find_class(order.options.class_name, folder).from_pretrained(
+        order.path,
+        dtype=options.choose_dtype(order.options.dtype, device),
+        use_safetensors=True,
+        local_files_only=True,
+        **placed,  # straight from the mapped file to the accelerator
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def read_ahead(folder: Path) -> None:
+    """Have all weights read into the page cache, by several threads, while the first of them are being mapped."""
+
+    def read(path: Path) -> None:
+        with open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+            buffer = bytearray(READ_BYTES)
+            while file.readinto(buffer):
+                pass
+
+    pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read-ahead")
+    for path in sorted(folder.rglob("*.safetensors"), key=lambda file: -file.stat().st_size):
+        pool.submit(read, path)
+    pool.shutdown(wait=False)

@@ -1,0 +1,115 @@
+"""Draw each of a model's sizes once before it serves, and measure what steps cost and need."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from imagefleet_runtime.worker.engine.failures import is_out_of_memory
+from imagefleet_runtime.worker.engine.meter import Meter
+from imagefleet_runtime.worker.engine.pipeline import Pipeline
+from imagefleet_runtime.worker.messages import Draw, SizeProfile, Warmth
+
+# The first steps pay for what is set up lazily: kernels are chosen, code is compiled.
+WARM_UP_STEPS = 2
+# Enough to tell the cost of a step from the fixed costs around it, and cheap for the largest models.
+MEASURED_STEPS = 4
+# Steps of each larger batch: one to warm up, two to measure.
+BATCH_STEPS = 3
+# A batch must draw so much more per second than the one half its size for a still larger one to be tried.
+WORTHWHILE_GAIN = 1.05
+
+
+def warm(pipeline: Pipeline, meter: Meter, warmth: Warmth) -> tuple[SizeProfile, ...]:
+    """Raises what the first drawing of a size raises: a model that cannot draw its own sizes must not serve."""
+    return tuple(_Warming(pipeline, meter, warmth, width, height).profile() for width, height in warmth.sizes)
+
+
+class _Warming:
+    def __init__(self, pipeline: Pipeline, meter: Meter, warmth: Warmth, width: int, height: int) -> None:
+        self._pipeline = pipeline
+        self._meter = meter
+        self._warmth = warmth
+        self._draw = Draw(
+            id=0,
+            prompt="calibration",
+            negative_prompt=None,
+            width=width,
+            height=height,
+            steps=max(min(warmth.steps, MEASURED_STEPS), 1),
+            guidance_scale=warmth.guidance_scale,
+            seed=0,
+            output_format="png",
+            output_compression=None,
+        )
+
+    def profile(self) -> SizeProfile:
+        self._run(1, WARM_UP_STEPS)
+        self._meter.reset()
+        started = time.monotonic()
+        rounds = self._run(1, self._draw.steps)
+        total = time.monotonic() - started
+        # Pipelines without a shared part have no rounds to see: all their time is taken for steps.
+        step = _middle(rounds) if rounds else total / self._draw.steps
+        fixed = max(total - step * self._draw.steps, 0.0)
+        steps, peaks = {1: step}, self._peak(1)
+        self._measure_batches(steps, peaks)
+        return SizeProfile(
+            self._draw.width, self._draw.height, fixed, tuple(steps.items()), tuple(peaks.items())
+        )
+
+    def _measure_batches(self, steps: dict[int, float], peaks: dict[int, int]) -> None:
+        """Double the batch while that gains and fits."""
+        batch = 2
+        while self._pipeline.capabilities.batches and batch <= self._warmth.max_batch and self._fits(batch, peaks):
+            self._meter.reset()
+            try:
+                steps[batch] = _middle(self._run(batch, BATCH_STEPS)[1:])
+            except Exception as error:
+                if is_out_of_memory(error):
+                    return
+                raise
+            peaks.update(self._peak(batch))
+            if steps[batch // 2] * 2 < steps[batch] * WORTHWHILE_GAIN:
+                return
+            batch *= 2
+
+    def _fits(self, batch: int, peaks: dict[int, int]) -> bool:
+        """Whether ``batch`` should fit, as far as the smaller ones tell: their growth is taken to go on."""
+        limit, known = self._warmth.memory_bytes, sorted(peaks.items())
+        if limit is None or len(known) < 2:
+            return True
+        (fewer, less), (more, most) = known[-2:]
+        return most + (most - less) / (more - fewer) * (batch - more) <= limit
+
+    def _peak(self, batch: int) -> dict[int, int]:
+        peak = self._meter.peak()
+        return {} if peak is None else {batch: peak}
+
+    def _run(self, batch: int, steps: int) -> list[float]:
+        """Draw ``batch`` pictures side by side; the seconds of each round that all took part in."""
+        for number in range(batch):
+            self._pipeline.start(replace(self._draw, id=number, steps=steps), lambda _index, _pixels: None)
+        seconds: list[float] = []
+        while len(self._pipeline.hub):
+            started = time.monotonic()
+            ended = self._pipeline.hub.round()
+            self._pipeline.synchronize()
+            if not ended.results:  # the last round also decodes
+                seconds.append(time.monotonic() - started)
+            for _drawing, error in ended.errors:
+                self._abandon()
+                raise error
+        self._pipeline.forget_steps()
+        return seconds
+
+    def _abandon(self) -> None:
+        for drawing in list(self._pipeline.hub):
+            self._pipeline.hub.cancel(drawing.id)
+        self._pipeline.hub.round()
+        self._pipeline.forget_steps()
+
+
+def _middle(seconds: list[float]) -> float:
+    """The median, the lower of two: a hiccup should not count."""
+    return sorted(seconds)[(len(seconds) - 1) // 2]
