@@ -8,9 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from imagefleet_runtime.worker import calibration, deadlines, messages, source
+from imagefleet_runtime.worker import source
+from imagefleet_runtime.worker.bringup import BringUp, LoadError
 from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle, EngineHungError
-from imagefleet_runtime.worker.importer import Importer, ImporterError
+from imagefleet_runtime.worker.importer import ImporterError
 from imagefleet_runtime.worker.logs import log
 from imagefleet_runtime.worker.metrics import Metrics
 from imagefleet_runtime.worker.model import Model
@@ -20,6 +21,7 @@ from imagefleet_runtime.worker.planning import (
     LoadNext,
     State,
     crash_delay,
+    memory_limit,
     plan,
     retry_delay,
 )
@@ -32,42 +34,28 @@ RECHECK_SECONDS = 30.0
 LOOK_SECONDS = 30.0
 
 
-class LoadError(Exception):
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-
-
 class Loader:
-    """``device``: held while the accelerator computes. ``changed``: called when a model began or ceased to serve, with
-    the model. ``running``: the job being drawn, if any. ``load_seconds``: see deadlines."""
+    """``changed``: called when a model began or ceased to serve, with the model. ``running``: the requests of a model
+    that are being drawn."""
 
     def __init__(
         self,
         *,
         models: dict[str, Model],
         waiting: WaitingRoom,
-        importer: Importer,
-        device: asyncio.Lock,
         total_bytes: int,
-        torch_threads: int,
-        load_seconds: float,
+        bring_up: BringUp,
         metrics: Metrics,
         changed: Callable[[Model], None],
-        running: Callable[[], Job | None],
+        running: Callable[[Model], list[Job]],
     ) -> None:
         self._models = models
         self._waiting = waiting
-        self._importer = importer
-        self._device = device
         self._total_bytes = total_bytes
-        self._torch_threads = torch_threads
-        self._load_seconds = load_seconds
+        self._bring_up = bring_up
         self._metrics = metrics
         self._changed = changed
         self._running = running
-        self._digests = source.DigestCache()
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -106,8 +94,11 @@ class Loader:
         except TimeoutError:
             return
 
+    def memory_limit(self, model: Model) -> int:
+        """Bytes that the engine of ``model`` may use: what the others need is theirs."""
+        return memory_limit(self._candidates(), model.name, self._total_bytes)
+
     def _candidates(self) -> list[Candidate]:
-        running = self._running()
         candidates = []
         for model in self._models.values():
             jobs = self._waiting.of(model)
@@ -116,8 +107,8 @@ class Loader:
                 pinned=model.entry.pinned and not model.withdrawn,
                 state=model.state,
                 memory_bytes=model.memory_estimate,
-                oldest=jobs[0].arrived if jobs else None,
-                running=running is not None and running.model is model,
+                oldest=min((job.arrived for job in jobs), default=None),
+                running=bool(self._running(model)),
                 last_used=model.last_used,
             )
             candidates.append(candidate)
@@ -125,10 +116,8 @@ class Loader:
 
     async def _retire(self) -> None:
         """Unload what the policy no longer names, or names with other files, once its requests are done."""
-        running = self._running()
         for model in list(self._models.values()):
-            busy = running is not None and running.model is model
-            if busy or (model.withdrawn and self._waiting.of(model)):
+            if self._running(model) or (model.withdrawn and self._waiting.of(model)):
                 continue
             if model.withdrawn or model.outdated:
                 await self._unload(model)
@@ -154,7 +143,7 @@ class Loader:
         """What the folder looks like (source.signature)."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                return await in_thread(partial(source.signature, Path(model.entry.path)))
+                return await in_thread(partial(source.signature, model.folder or Path()))
         except TimeoutError:
             return "no answer"
 
@@ -176,15 +165,18 @@ class Loader:
 
     def _set_absent(self, model: Model) -> None:
         model.state = State.ABSENT
-        model.reason = model.message = ""
+        model.reason = model.message = model.stage = ""
         model.retry_at = model.load_started = model.failed_source = None
 
     async def _load(self, model: Model) -> None:
         model.state = State.LOADING
         model.load_started = time.monotonic()
+        model.load_stages = {}
+        model.folder = Path(model.entry.path or "")
+        model.adapter_folders = {adapter.name: Path(adapter.path or "") for adapter in model.entry.adapters}
         log("model_loading", model=model.name)
         try:
-            await self._bring_up(model)
+            await self._bring_up.run(model, self.memory_limit(model), self._engine_ended)
         except source.SourceError as error:
             self._fail(model, error.reason, error.message, RECHECK_SECONDS, await self._looks(model))
         except (LoadError, OSError, ImporterError, EngineHungError) as error:
@@ -198,69 +190,15 @@ class Loader:
         else:
             self._now_serves(model)
 
-    async def _bring_up(self, model: Model) -> None:
-        """Check the folder, fork an engine, load, calibrate. Raises SourceError, EngineExitedError, LoadError, OSError,
-        ImporterError, EngineStuckError."""
-        entry = model.entry
-        seconds = await self._check_source(model)
-        model.engine = engine = await EngineHandle.start(
-            self._importer, self._engine_ended, self._load_seconds
-        )
-        order = messages.Load(entry.path, entry.pipeline.className, entry.pipeline.dtype, self._torch_threads)
-        loaded = await engine.ask(order, seconds)
-        if isinstance(loaded, messages.LoadFailed):
-            raise LoadError(loaded.reason, loaded.message)
-        model.capabilities = loaded.capabilities
-        await self._calibrate(model, engine, seconds)
-        if engine.exited:  # after its last answer, and unnoticed, for the model was still loading
-            raise EngineExitedError(engine.how_it_ended())
-
-    async def _check_source(self, model: Model) -> float:
-        """Check the folder; the seconds that the engine may take to load it. Raises SourceError, LoadError, OSError."""
-        entry = model.entry
-        folder = Path(entry.path)
-        seconds = self._load_seconds
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                size = await in_thread(partial(source.total_bytes, folder))
-                seconds = deadlines.load_seconds(size, seconds)
-                limit.reschedule(asyncio.get_running_loop().time() + seconds)
-                model.source = await in_thread(
-                    lambda: source.inspect(
-                        folder, self._digests, digest=entry.digest, class_name=entry.pipeline.className
-                    )
-                )
-        except TimeoutError:
-            raise LoadError("LoadFailed", f"the folder could not be read within {seconds:.0f} s") from None
-        return seconds
-
-    async def _calibrate(self, model: Model, engine: EngineHandle, seconds: float) -> None:
-        """Measure the model's rate and memory, alone on the accelerator. Raises LoadError, EngineExitedError."""
-        defaults = model.entry.defaults
-        width, height = (_fit(side, model.capabilities) for side in defaults.width_height)
-        order = messages.Calibrate(
-            width=width,
-            height=height,
-            steps=min(defaults.steps, calibration.CALIBRATION_STEPS),
-            guidance_scale=defaults.guidanceScale,
-        )
-        async with self._device:
-            answer = await engine.ask(order, seconds)
-        if isinstance(answer, messages.Failed):
-            reason = "DoesNotFit" if answer.code == "out_of_memory" else "LoadFailed"
-            raise LoadError(reason, f"the first drawing failed: {answer.message}")
-        units = calibration.work_units(width, height, 1, 1, defaults.guidanceScale)
-        model.rate = calibration.initial_rate(answer.timing, units, defaults.steps)
-        model.memory_bytes = answer.memory_bytes
-
     def _now_serves(self, model: Model) -> None:
         now = time.monotonic()
         model.load_seconds = now - (model.load_started or now)
         model.state = State.RESIDENT
+        model.stage = ""
         model.load_started = None
         model.last_used = now
         model.failures = 0
-        self._metrics.loaded(model.name, model.load_seconds)
+        self._metrics.loaded(model.name, model.load_seconds, model.load_stages)
         log("model_loaded", model=model.name, seconds=round(model.load_seconds, 3), rate=model.rate)
         self._changed(model)
 
@@ -289,15 +227,9 @@ class Loader:
         self, model: Model, reason: str, message: str, retry_seconds: float, looks: object = None
     ) -> None:
         model.state = State.FAILED
-        model.reason, model.message = reason, message
+        model.reason, model.message, model.stage = reason, message, ""
         model.load_started = None
         model.retry_at = time.monotonic() + retry_seconds
         model.failed_source = looks
         log("model_failed", model=model.name, reason=reason, message=message, retry_seconds=retry_seconds)
         self._changed(model)
-
-
-def _fit(side: int, capabilities: messages.Capabilities | None) -> int:
-    """``side`` rounded down to what the pipeline can draw, for a default size that it cannot."""
-    multiple = capabilities.size_multiple if capabilities else 1
-    return max(side - side % multiple, multiple)

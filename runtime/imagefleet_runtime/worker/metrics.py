@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,17 +16,22 @@ from imagefleet_runtime.worker.nvml import Device
 LABELS = ("namespace", "pool", "model")
 # From a tiny model on a fast accelerator to the longest admitted request.
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
+STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
 @dataclass(frozen=True)
 class ModelGauges:
+    """``queued`` and ``running``: requests by priority. None: not measured."""
+
     model: str
     resident: bool
-    queued: int
-    running: int
+    queued: Mapping[str, int]
+    running: Mapping[str, int]
     work_seconds: float
     rate: float | None
     memory_bytes: int | None
+    memory_peak_bytes: int | None
 
 
 class Metrics:
@@ -44,42 +49,77 @@ class Metrics:
         self.registry.register(_Gauges(self._base, models, devices))
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests answered, by code (ok, or the error's)", "code")
+        self._refused = self._counter("refused", "Requests that were not admitted, by code", "code")
+        self._cancelled = self._counter("cancelled", "Requests whose caller left before they were answered")
         self._images = self._counter("images", "Pictures drawn")
         self._run_seconds = self._counter("run_seconds", "Seconds for which the accelerator drew")
         self._restarts = self._counter("engine_restarts", "Engine processes that ended by themselves")
+        self._fetched = self._counter("fetched_bytes", "Bytes of remote sources that were fetched")
         self._generation = self._histogram("generation_seconds", "Time to draw one request")
         self._waiting = self._histogram("queue_seconds", "Time a request waited before it was drawn")
         self._loading = self._histogram(
             "load_seconds", "Time from the decision to load a model until it serves"
         )
+        self._stages = self._histogram("load_stage_seconds", "Time of one stage of a load", "stage")
+        self._batches = self._histogram("batch_size", "Pictures that shared a step", buckets=BATCHES)
+        self._steps = self._histogram("step_seconds", "Time of a step of a batch", buckets=STEP_SECONDS)
         self._by_model = (
             self._requests,
+            self._refused,
+            self._cancelled,
             self._images,
             self._run_seconds,
             self._restarts,
+            self._fetched,
             self._generation,
             self._waiting,
             self._loading,
+            self._stages,
+            self._batches,
+            self._steps,
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"imagefleet_worker_{name}", text, (*LABELS, *labels), registry=self.registry)
 
-    def _histogram(self, name: str, text: str) -> Histogram:
-        return Histogram(f"imagefleet_worker_{name}", text, LABELS, buckets=SECONDS, registry=self.registry)
+    def _histogram(self, name: str, text: str, *labels: str, buckets: Sequence[float] = SECONDS) -> Histogram:
+        return Histogram(
+            f"imagefleet_worker_{name}", text, (*LABELS, *labels), buckets=buckets, registry=self.registry
+        )
 
     def answered(self, model: str, code: str) -> None:
         """``model``: empty where the request named none that this worker knows, to bound the number of series."""
         self._requests.labels(*self._base, model, code).inc()
 
-    def drawn(self, model: str, images: int, run_seconds: float, queue_seconds: float) -> None:
-        self._images.labels(*self._base, model).inc(images)
-        self._run_seconds.labels(*self._base, model).inc(run_seconds)
+    def refused(self, model: str, code: str) -> None:
+        """``model``: as in ``answered``."""
+        self._refused.labels(*self._base, model, code).inc()
+
+    def cancelled(self, model: str) -> None:
+        self._cancelled.labels(*self._base, model).inc()
+
+    def stepped(self, model: str, batch: int, seconds: float) -> None:
+        self._batches.labels(*self._base, model).observe(batch)
+        self._steps.labels(*self._base, model).observe(seconds)
+
+    def drawn(self, model: str, work_seconds: float) -> None:
+        """One picture, which took ``work_seconds`` of the accelerator."""
+        self._images.labels(*self._base, model).inc()
+        self._run_seconds.labels(*self._base, model).inc(work_seconds)
+
+    def completed(self, model: str, run_seconds: float, queue_seconds: float) -> None:
+        """All pictures of one request."""
         self._generation.labels(*self._base, model).observe(run_seconds)
         self._waiting.labels(*self._base, model).observe(queue_seconds)
 
-    def loaded(self, model: str, seconds: float) -> None:
+    def loaded(self, model: str, seconds: float, stages: Mapping[str, float]) -> None:
         self._loading.labels(*self._base, model).observe(seconds)
+        for stage, part in stages.items():
+            self._stages.labels(*self._base, model, stage).observe(part)
+
+    def fetched(self, model: str, count: int) -> None:
+        """``count``: bytes."""
+        self._fetched.labels(*self._base, model).inc(count)
 
     def crashed(self, model: str) -> None:
         self._restarts.labels(*self._base, model).inc()
@@ -112,11 +152,14 @@ class _Gauges(Collector):
     def _of_models(self) -> Iterator[Metric]:
         models = list(self._models())
         yield self._family("resident", "1 where the model can serve at once", LABELS, models, "resident")
-        yield self._family("queue_length", "Requests that wait", LABELS, models, "queued")
-        yield self._family("running", "Requests being drawn", LABELS, models, "running")
+        yield self._by_priority("queue_length", "Requests that wait, by priority", models, "queued")
+        yield self._by_priority("running", "Requests being drawn, by priority", models, "running")
         yield self._family("work_seconds", "Estimated seconds of work left", LABELS, models, "work_seconds")
         yield self._family("rate_seconds", "Seconds per megapixel-step", LABELS, models, "rate")
-        yield self._family("model_memory_bytes", "Memory the model needed", LABELS, models, "memory_bytes")
+        yield self._family("model_memory_bytes", "Memory the model needs", LABELS, models, "memory_bytes")
+        yield self._family(
+            "memory_peak_bytes", "Most memory its engine held", LABELS, models, "memory_peak_bytes"
+        )
 
     def _of_devices(self) -> Iterator[Metric]:
         devices = list(self._devices())
@@ -129,6 +172,15 @@ class _Gauges(Collector):
             ("power_watts", "Power drawn", "power_watts"),
         ):
             yield self._family(f"accelerator_{name}", text, labels, devices, attribute)
+
+    def _by_priority(
+        self, name: str, text: str, models: Iterable[ModelGauges], attribute: str
+    ) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(f"imagefleet_worker_{name}", text, labels=(*LABELS, "priority"))
+        for row in models:
+            for priority, count in getattr(row, attribute).items():
+                family.add_metric([*self._base, row.model, priority], count)
+        return family
 
     def _family(
         self, name: str, text: str, labels: tuple[str, ...], rows: Iterable[Any], attribute: str

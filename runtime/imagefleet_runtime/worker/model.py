@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from imagefleet_runtime.worker import calibration
+from imagefleet_runtime.worker.footprint import Footprint
 from imagefleet_runtime.worker.handle import EngineHandle
-from imagefleet_runtime.worker.messages import Capabilities
+from imagefleet_runtime.worker.messages import Capabilities, Loaded, SizeProfile
 from imagefleet_runtime.worker.planning import State
 from imagefleet_runtime.worker.policy import ModelPolicy
+from imagefleet_runtime.worker.scheduling import Speed
 from imagefleet_runtime.worker.source import Source
+from imagefleet_runtime.worker.throughput import StepTimes
 
 
 @dataclass
@@ -20,12 +25,19 @@ class Model:
     state: State = State.ABSENT
     reason: str = ""
     message: str = ""
+    stage: str = ""  # while Loading: one of the contract's
+    folder: Path | None = None  # its files on this node; None: they are to be fetched first
+    adapter_folders: dict[str, Path] = field(default_factory=dict)  # by name
     engine: EngineHandle | None = None  # while Loading (from its fork on) and Resident
-    capabilities: Capabilities | None = None  # of the last successful load; so are the next four
+    capabilities: Capabilities | None = None  # of the last successful load; so are the next eight
     source: Source | None = None
-    rate: float | None = None  # seconds per megapixel-step
-    memory_bytes: int | None = None
+    profiles: tuple[SizeProfile, ...] = ()
+    steps: StepTimes = field(default_factory=lambda: StepTimes(()))
+    footprint: Footprint = field(default_factory=lambda: Footprint(None, ()))
+    rate: float | None = None  # seconds per megapixel-step, alone on the accelerator
     load_seconds: float | None = None
+    load_stages: dict[str, float] = field(default_factory=dict)  # seconds of each
+    peak_bytes: int | None = None  # the most that its engine has held
     load_started: float | None = None  # while Loading
     retry_at: float | None = None  # while Failed
     failed_source: object = None  # what the folder looked like when it was refused (source.signature)
@@ -34,9 +46,7 @@ class Model:
     restarts: int = 0  # engine crashes since the worker started
     last_used: float = 0.0
     withdrawn: bool = False  # no longer in the policy: finishes what it has, then goes
-    outdated: bool = (
-        False  # the policy names other files or another class by now: the engine is to be replaced
-    )
+    outdated: bool = False  # the policy names other files or options by now: the engine is to be replaced
 
     @property
     def name(self) -> str:
@@ -51,6 +61,31 @@ class Model:
         """Seconds per megapixel-step: measured here, else as the operator last heard."""
         return self.entry.secondsPerMegapixelStep if self.rate is None else self.rate
 
+    def loaded(self, loaded: Loaded) -> None:
+        """Take over what an engine measured while it loaded."""
+        self.capabilities = loaded.capabilities
+        self.profiles = loaded.profiles
+        self.steps = StepTimes(loaded.profiles)
+        self.footprint = Footprint(loaded.weights_bytes, loaded.profiles)
+        self.note_peak(
+            max((peak for profile in loaded.profiles for _, peak in profile.peak_bytes), default=None)
+        )
+        self.rate = None
+        if loaded.profiles:
+            default, defaults = loaded.profiles[0], self.entry.defaults
+            units = calibration.work_units(default.width, default.height, 1, 1, defaults.guidanceScale)
+            self.rate = calibration.initial_rate(default, units, defaults.steps)
+
+    def note_peak(self, peak_bytes: int | None) -> None:
+        if peak_bytes is not None:
+            self.peak_bytes = max(peak_bytes, self.peak_bytes or 0)
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The least that it needs: the most that one picture takes of the sizes that were measured at load."""
+        peaks = [self.footprint.peak(profile.width, profile.height, 1) for profile in self.profiles]
+        return max((peak for peak in peaks if peak is not None), default=None)
+
     @property
     def memory_estimate(self) -> int:
         """Bytes that it needs: measured here, else declared, else the size of its files, else 0 (not known yet)."""
@@ -58,6 +93,13 @@ class Model:
             if known is not None:
                 return known
         return self.source.bytes if self.source is not None else 0
+
+    def speed(self, width: int, height: int, memory_limit: int) -> Speed:
+        """How fast pictures of this size are drawn together, and how many: as many as gain and fit."""
+        batches = self.capabilities is not None and self.capabilities.batches
+        best = self.steps.best_batch(width, height) if batches else 1
+        cap = self.footprint.most_together(width, height, best, memory_limit)
+        return Speed(cap, lambda batch: self.steps.slowdown(width, height, batch))
 
     def load_remaining(self, now: float) -> float | None:
         """Seconds until it can serve: 0 when it does, None where nobody has measured a load."""
@@ -69,13 +111,20 @@ class Model:
         return max(expected - (now - self.load_started), 0.0)
 
     def forget_measurements(self) -> None:
-        """After its files or class changed nothing that was measured holds."""
-        self.capabilities = self.source = self.rate = self.memory_bytes = self.load_seconds = None
+        """After its files or options changed nothing that was measured holds."""
+        self.capabilities = self.source = self.rate = self.load_seconds = self.peak_bytes = None
+        self.profiles = ()
+        self.steps = StepTimes(())
+        self.footprint = Footprint(None, ())
+        self.load_stages = {}
         self.failures = 0
         self.crashes.clear()
 
-    def as_json(self, now: float, queued: int, running: int, work_seconds: float) -> dict[str, Any]:
+    def as_json(
+        self, now: float, queued: int, running: int, work_seconds: float, memory_limit: int
+    ) -> dict[str, Any]:
         remaining = self.load_remaining(now)
+        can = self.capabilities
         fields = {
             "model": self.name,
             "state": self.state.value,
@@ -83,7 +132,7 @@ class Model:
             "reason": self.reason,
             "message": self.message,
             "digest": self.source.digest if self.source else None,
-            "className": self.capabilities.class_name if self.capabilities else None,
+            "className": can.class_name if can else None,
             "bytes": self.source.bytes if self.source else None,
             "memoryBytes": self.memory_bytes,
             "secondsPerMegapixelStep": self.rate,
@@ -93,5 +142,21 @@ class Model:
             "running": running,
             "workSeconds": work_seconds,
             "restarts": self.restarts,
+            "modes": list(self.entry.modes(can.modes)) if can else None,
+            "controlNet": can.control_net if can else None,
+            "adapters": list(can.adapters) if can else None,
+            "stage": self.stage,
+            "loadStages": dict(self.load_stages) or None,
+            "sizes": [self._size_json(profile, memory_limit) for profile in self.profiles] or None,
+        }
+        return {name: value for name, value in fields.items() if value is not None}
+
+    def _size_json(self, profile: SizeProfile, memory_limit: int) -> dict[str, Any]:
+        width, height = profile.width, profile.height
+        fields = {
+            "size": f"{width}x{height}",
+            "maxBatch": self.speed(width, height, memory_limit).cap,
+            "secondsPerStep": self.steps.seconds(width, height, 1),
+            "peakBytes": self.footprint.peak(width, height, 1),
         }
         return {name: value for name, value in fields.items() if value is not None}

@@ -9,8 +9,11 @@ import time
 from importlib.metadata import version
 from typing import Any
 
-from imagefleet_runtime.worker import calibration, deadlines, errors, messages, requests
-from imagefleet_runtime.worker.handle import EngineExitedError, EngineStuckError
+from imagefleet_runtime.worker import admission, errors, requests, source
+from imagefleet_runtime.worker.body import GenerateBody
+from imagefleet_runtime.worker.bringup import BringUp
+from imagefleet_runtime.worker.dispatch import Dispatcher
+from imagefleet_runtime.worker.handle import EngineStuckError
 from imagefleet_runtime.worker.importer import Importer
 from imagefleet_runtime.worker.loader import Loader
 from imagefleet_runtime.worker.logs import log
@@ -19,15 +22,20 @@ from imagefleet_runtime.worker.metrics import Metrics, ModelGauges
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.nvml import Nvml
 from imagefleet_runtime.worker.planning import State
-from imagefleet_runtime.worker.policy import GenerateBody, ModelPolicy, Policy
+from imagefleet_runtime.worker.policy import ModelPolicy, Policy
 from imagefleet_runtime.worker.settings import Settings
 from imagefleet_runtime.worker.threads import in_thread
-from imagefleet_runtime.worker.waiting import Job, Outcome, WaitingRoom
+from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 
 # A seed that nobody gave; small enough to type.
 RANDOM_SEEDS = 2**32
 # What a client is told to wait where nobody has measured a load of this model.
 UNKNOWN_LOAD_SECONDS = 10.0
+# By when a request is wanted that does not say it, in seconds from its arrival.
+DEADLINE_SECONDS = {"interactive": 30.0, "batch": 3600.0}
+# The largest batch that is measured: beyond it a CPU gains nothing, and an accelerator hardly anything.
+MAX_BATCH_CPU = 8
+MAX_BATCH_ACCELERATOR = 16
 
 
 class Supervisor:
@@ -40,33 +48,49 @@ class Supervisor:
         self._nvml = nvml
         self._models: dict[str, Model] = {}
         self._waiting = WaitingRoom(settings.queue_limit)
-        self._running: Job | None = None
-        self._device = asyncio.Lock()
-        self._wake = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._tasks: list[asyncio.Task[None]] = []
         # Engines use the first visible device; a pipeline over several is not offered.
         devices = nvml.devices()
         self._memory = memory_total(devices[0].memory_total_bytes if devices else None)
         self.metrics = Metrics(settings.namespace, settings.pool, self._gauges, nvml.devices)
+        self._dispatcher = Dispatcher(
+            models=self._models,
+            waiting=self._waiting,
+            metrics=self.metrics,
+            memory_limit=self._memory_limit,
+            check=self._check,
+            max_request_seconds=settings.max_request_seconds,
+            changed=self._wake_loader,
+        )
+        bring_up = BringUp(
+            importer=importer,
+            torch_threads=settings.torch_threads,
+            load_seconds=settings.load_seconds,
+            max_batch=MAX_BATCH_ACCELERATOR if devices else MAX_BATCH_CPU,
+            compiled=None,
+            digests=source.DigestCache(),
+            measure=self._dispatcher.measure,
+        )
         self._loader = Loader(
             models=self._models,
             waiting=self._waiting,
-            importer=importer,
-            device=self._device,
             total_bytes=self._memory.bytes,
-            torch_threads=settings.torch_threads,
-            load_seconds=settings.load_seconds,
+            bring_up=bring_up,
             metrics=self.metrics,
             changed=self._model_changed,
-            running=lambda: self._running,
+            running=self._dispatcher.running,
         )
+
+    def _memory_limit(self, model: Model) -> int:
+        return self._loader.memory_limit(model)
+
+    def _wake_loader(self) -> None:
+        self._loader.wake()
 
     async def start(self) -> None:
         """Wait for the importer, then begin to load and to draw. Raises ImporterError."""
         await in_thread(self._importer.wait_until_ready)
-        self._tasks = [asyncio.create_task(self._loader.run()), asyncio.create_task(self._draw_all())]
+        self._tasks = [asyncio.create_task(self._loader.run()), asyncio.create_task(self._dispatcher.run())]
         log("ready", pool=self.settings.pool, torch_threads=self.settings.torch_threads)
 
     async def stop(self) -> None:
@@ -105,7 +129,7 @@ class Supervisor:
             if not model.serving:
                 self._refuse_waiting(model, "was withdrawn while the request waited for it")
         self._loader.wake()
-        self._wake.set()
+        self._dispatcher.wake()
 
     def _update(self, model: Model, entry: ModelPolicy) -> None:
         changed = model.entry.identity != entry.identity
@@ -119,9 +143,10 @@ class Supervisor:
             model.retry_at = time.monotonic()
 
     def _refuse_waiting(self, model: Model, why: str) -> None:
-        after = self._retry_after(model)
+        error = errors.model_loading(f"model {model.name!r} {why}", self._retry_after(model))
         for job in self._waiting.take_all(lambda job: job.model is model):
-            job.answer(errors.model_loading(f"model {model.name!r} {why}", after))
+            job.answer(error)
+        self._dispatcher.refuse(model, error)
 
     def _retry_after(self, model: Model) -> float:
         now = time.monotonic()
@@ -133,34 +158,47 @@ class Supervisor:
     def _model_changed(self, model: Model) -> None:
         if model.state is State.FAILED:
             self._refuse_waiting(model, f"could not be loaded: {model.reason}: {model.message}")
-        self._wake.set()
+        self._dispatcher.wake()
 
     # Requests
 
     def submit(self, body: GenerateBody, request_id: str) -> Job:
         """Admit a request. Raises ApiError."""
+        try:
+            job = self._admit(body, request_id)
+        except errors.ApiError as error:
+            known = self._models.get(body.model)
+            self.metrics.refused(known.name if known else "", error.code)
+            raise
+        self._waiting.add(job)
+        self._dispatcher.wake()
+        if not job.model.serving:
+            self._loader.wake()
+        return job
+
+    def _admit(self, body: GenerateBody, request_id: str) -> Job:
+        """Raises ApiError."""
         if self.draining:
             raise errors.draining()
         model = self._allowed(body.model)
-        drawing = requests.resolve(body, model.entry, secrets.randbelow(RANDOM_SEEDS))
-        if model.capabilities is not None:
-            requests.check_supported(body, drawing, model.capabilities)
+        multiple = model.capabilities.size_multiple if model.capabilities else None
+        drawings = requests.resolve(body, model.entry, secrets.randbelow(RANDOM_SEEDS), multiple)
+        now = time.monotonic()
+        seconds = DEADLINE_SECONDS[body.priority] if body.deadline_seconds is None else body.deadline_seconds
         job = Job(
             request_id=request_id,
             body=body,
-            drawing=drawing,
-            units=requests.units(drawing),
+            drawings=drawings,
+            units=requests.units(drawings),
             model=model,
-            arrived=time.monotonic(),
+            arrived=now,
+            priority=body.priority,
+            deadline=now + seconds,
             result=asyncio.get_running_loop().create_future(),
         )
-        self._check_length(job)
-        if self._waiting.full and (self._running is not None or len(self._waiting) > 0):
-            raise errors.queue_full(self._waiting.limit, self.work_seconds())
-        self._waiting.add(job)
-        self._wake.set()
-        if not model.serving:
-            self._loader.wake()
+        self._check(job)
+        if self._waiting.full and (len(self._waiting) > 0 or self._dispatcher.busy):
+            raise errors.queue_full(self._waiting.limit, self._place_free_after())
         return job
 
     def _allowed(self, name: str) -> Model:
@@ -171,96 +209,41 @@ class Supervisor:
             raise errors.model_failed(name, model.reason, model.message, self._retry_after(model))
         return model
 
-    def _check_length(self, job: Job) -> None:
-        limit = self.settings.max_request_seconds
-        if job.work_seconds > limit:
-            raise errors.invalid(
-                "request_too_long",
-                f"this would take about {math.ceil(job.work_seconds)} s; at most {limit:g} s are allowed. "
-                "Ask for fewer pixels, steps or images",
-            )
+    def _check(self, job: Job) -> None:
+        """Refuse what cannot be drawn, as far as is known: more, once its model has been loaded. Raises ApiError."""
+        requests.check_supported(job.body, job.drawings, job.model)
+        admission.check_length(job.work_seconds, self.settings.max_request_seconds)
+        admission.check_memory(job.drawings[0], job.model, self._memory_limit(job.model))
+
+    def _place_free_after(self) -> float:
+        """Seconds until one of the waiting requests is begun, or the first load that one of them waits for is done."""
+        now = time.monotonic()
+        loads = [
+            model.load_remaining(now)
+            for model in {job.model.name: job.model for job in self._waiting}.values()
+        ]
+        known = [seconds for seconds in [self._dispatcher.place_free_after(), *loads] if seconds]
+        return min(known, default=UNKNOWN_LOAD_SECONDS)
 
     def cancel(self, job: Job) -> None:
         """The caller went away: forget the request, or stop drawing at the next step."""
         job.result.cancel()
-        if not self._waiting.discard(job) and self._running is job and job.model.engine is not None:
-            job.model.engine.tell(messages.Cancel())
+        self.metrics.cancelled(job.model.name)
+        if not self._waiting.discard(job):
+            self._dispatcher.cancel(job)
 
     async def drain(self) -> None:
-        """Take no more requests, refuse those that wait, and return when the running one is answered."""
+        """Take no more requests, refuse those that wait, and return when those that are being drawn are answered."""
         self.draining = True
-        log("draining", waiting=len(self._waiting), running=int(self._running is not None))
+        log("draining", waiting=len(self._waiting), running=self._dispatcher.count)
         for job in self._waiting.take_all(lambda _job: True):
             job.answer(errors.draining())
-        await self._idle.wait()
-
-    async def _draw_all(self) -> None:
-        while True:
-            self._wake.clear()
-            # A request is taken only once the accelerator is free for it: until then its model may come and go.
-            async with self._device:
-                drawn = await self._draw_next()
-            if not drawn:
-                await self._wake.wait()
-
-    async def _draw_next(self) -> bool:
-        """Draw the first request that can be drawn; False where there is none."""
-        job = self._waiting.take(lambda job: job.model.serving)
-        if job is None:
-            return False
-        self._running = job
-        self._idle.clear()
-        try:
-            job.answer(await self._draw(job))
-        except errors.ApiError as error:
-            job.answer(error)
-        except Exception as error:
-            job.answer(errors.engine("generation_failed", "the worker failed; it will restart"))
-            raise RuntimeError("the drawing loop ended") from error  # /livez sees to the restart
-        finally:
-            self._running = None
-            self._idle.set()
-            self._loader.wake()
-        return True
-
-    async def _draw(self, job: Job) -> Outcome:
-        """Raises ApiError, EngineStuckError."""
-        model, engine = job.model, job.model.engine
-        assert engine is not None, "a model that serves has an engine"
-        if model.capabilities is not None:  # not known before the first load
-            requests.check_supported(job.body, job.drawing, model.capabilities)
-        self._check_length(job)
-        job.started = model.last_used = time.monotonic()
-        seconds = deadlines.draw_seconds(job.work_seconds, self.settings.max_request_seconds)
-        try:
-            answer = await engine.ask(job.drawing, seconds, job.note_progress)
-        except EngineExitedError as error:
-            raise errors.engine("engine_crashed", f"{error}; the model is being loaded again") from None
-        match answer:
-            case messages.Done():
-                self._learn(job, answer)
-                return Outcome(answer.images, answer.seconds)
-            case messages.Failed():
-                raise errors.engine(answer.code, answer.message)
-            case _:
-                raise errors.engine("generation_failed", "the request was cancelled")
-
-    def _learn(self, job: Job, done: messages.Done) -> None:
-        model = job.model
-        model.rate = calibration.corrected(model.rate, done.seconds, job.units)
-        model.last_used = time.monotonic()
-        queued = job.queue_seconds(model.last_used)
-        self.metrics.drawn(model.name, len(done.images), done.seconds, queued)
+        await self._dispatcher.idle()
 
     # What others see
 
     def known_model(self, name: str) -> Model | None:
         return self._models.get(name)
-
-    def _work_of(self, model: Model) -> float:
-        """Seconds of the accelerator that the requests of ``model`` still need."""
-        running = [self._running] if self._running is not None and self._running.model is model else []
-        return math.fsum(job.work_seconds for job in [*self._waiting.of(model), *running])
 
     def work_seconds(self) -> float:
         """Seconds until all is done: requests, and loads that requests wait for."""
@@ -270,10 +253,7 @@ class Supervisor:
             for model in self._models.values()
             if not model.serving and self._waiting.of(model)
         )
-        return loads + sum(self._work_of(model) for model in self._models.values())
-
-    def _running_of(self, model: Model) -> int:
-        return int(self._running is not None and self._running.model is model)
+        return loads + math.fsum(self._dispatcher.work_seconds(model) for model in self._models.values())
 
     def state(self) -> dict[str, Any]:
         """The body of ``GET /v1/worker``."""
@@ -288,7 +268,11 @@ class Supervisor:
             "memory": {"totalBytes": self._memory.bytes, "source": self._memory.source},
             "models": [
                 model.as_json(
-                    now, len(self._waiting.of(model)), self._running_of(model), self._work_of(model)
+                    now,
+                    queued=len(self._waiting.of(model)),
+                    running=len(self._dispatcher.running(model)),
+                    work_seconds=self._dispatcher.work_seconds(model),
+                    memory_limit=self._memory_limit(model),
                 )
                 for model in self._models.values()
             ],
@@ -300,11 +284,16 @@ class Supervisor:
             ModelGauges(
                 model=model.name,
                 resident=model.state is State.RESIDENT,
-                queued=len(self._waiting.of(model)),
-                running=self._running_of(model),
-                work_seconds=self._work_of(model),
+                queued=_by_priority(self._waiting.of(model)),
+                running=_by_priority(self._dispatcher.running(model)),
+                work_seconds=self._dispatcher.work_seconds(model),
                 rate=model.rate,
                 memory_bytes=model.memory_bytes,
+                memory_peak_bytes=model.peak_bytes,
             )
             for model in self._models.values()
         ]
+
+
+def _by_priority(jobs: list[Job]) -> dict[str, int]:
+    return {priority: sum(job.priority == priority for job in jobs) for priority in DEADLINE_SECONDS}

@@ -1,23 +1,76 @@
-"""Requests that wait for the accelerator, and what they cost."""
+"""Requests that wait for the accelerator or are being drawn, and what they cost."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.errors import ApiError
-from imagefleet_runtime.worker.messages import Generate
+from imagefleet_runtime.worker.messages import Draw, Drawn, Phase
 from imagefleet_runtime.worker.model import Model
-from imagefleet_runtime.worker.policy import GenerateBody
+from imagefleet_runtime.worker.scheduling import Key, Priority
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A drawn request."""
+    """A drawn request: for each picture its encoded bytes and the phases of its drawing."""
 
     images: tuple[bytes, ...]
     run_seconds: float
+    phases: tuple[tuple[Phase, ...], ...]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Partial picture ``index`` of picture ``picture_index``, encoded."""
+
+    picture_index: int
+    index: int
+    image: bytes
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Picture ``picture_index`` is done; ``image`` is encoded."""
+
+    picture_index: int
+    image: bytes
+
+
+@dataclass(eq=False)
+class Part:
+    """One picture of a request, on its way."""
+
+    job: Job
+    index: int
+    order: Draw
+    units: float  # megapixel-steps
+    done: float = 0.0  # 0 to 1
+    id: int | None = None  # while an engine draws it, its name there
+    heard: float = 0.0  # when the engine last spoke of it
+    leaving: bool = False  # cancelled, and not ended yet
+    shared_seconds: float = 0.0  # its share of the steps so far
+    alone_seconds: float = 0.0  # what these steps would have taken without company
+    drawn: Drawn | None = None
+
+    @property
+    def pending(self) -> bool:
+        return self.id is None and self.drawn is None
+
+    @property
+    def work_seconds(self) -> float:
+        """Seconds of the accelerator left, alone on it; 0 while nobody knows the model's rate."""
+        rate = self.job.model.known_rate
+        return 0.0 if rate is None or self.drawn else rate * self.units * (1.0 - self.done)
+
+    @property
+    def key(self) -> Key:
+        order = self.order
+        adapters = tuple(sorted((adapter.name, adapter.scale) for adapter in order.adapters))
+        return Key(self.job.model.name, order.width, order.height, adapters)
 
 
 @dataclass(eq=False)
@@ -26,22 +79,45 @@ class Job:
 
     request_id: str
     body: GenerateBody
-    drawing: Generate
-    units: float  # megapixel-steps
+    drawings: tuple[Draw, ...]  # at least one; all of the same size and steps
+    units: float  # megapixel-steps of all drawings
     model: Model
     arrived: float
+    priority: Priority
+    deadline: float  # by when it is wanted; decides only on the order
     result: asyncio.Future[Outcome]
-    started: float | None = None
-    progress: float = 0.0  # 0 to 1, by steps done
+    events: asyncio.Queue[Preview | Picture] = field(
+        default_factory=asyncio.Queue
+    )  # filled for streams alone
+    started: float | None = None  # when its first picture was begun
+    parts: list[Part] = field(init=False)
+
+    def __post_init__(self) -> None:
+        units = self.units / len(self.drawings)
+        self.parts = [Part(self, index, draw, units) for index, draw in enumerate(self.drawings)]
+
+    @property
+    def key(self) -> Key:
+        return self.parts[0].key
 
     @property
     def work_seconds(self) -> float:
-        """Seconds of the accelerator left; 0 while nobody knows the model's rate."""
-        rate = self.model.known_rate
-        return 0.0 if rate is None else rate * self.units * (1.0 - self.progress)
+        """Seconds of the accelerator left, alone on it; 0 while nobody knows the model's rate."""
+        return math.fsum(part.work_seconds for part in self.parts)
 
-    def note_progress(self, done: float) -> None:
-        self.progress = done
+    @property
+    def pending(self) -> list[Part]:
+        """The pictures that have not been begun."""
+        return [part for part in self.parts if part.pending]
+
+    @property
+    def running(self) -> list[Part]:
+        """The pictures that an engine draws."""
+        return [part for part in self.parts if part.id is not None]
+
+    def tell(self, event: Preview | Picture) -> None:
+        if self.body.stream:
+            self.events.put_nowait(event)
 
     def answer(self, outcome: Outcome | ApiError) -> None:
         """Hand ``outcome`` to the one who waits for it, where someone still does."""
@@ -57,7 +133,7 @@ class Job:
 
 
 class WaitingRoom:
-    """First come, first served among the requests whose model can serve; at most ``limit`` wait."""
+    """Requests of which no picture has been begun; at most ``limit``."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -82,13 +158,6 @@ class WaitingRoom:
             return False
         self._jobs.remove(job)
         return True
-
-    def take(self, ready: Callable[[Job], bool]) -> Job | None:
-        """Take out the first job that is ``ready``."""
-        job = next(filter(ready, self._jobs), None)
-        if job is not None:
-            self._jobs.remove(job)
-        return job
 
     def take_all(self, of: Callable[[Job], bool]) -> list[Job]:
         """Take out every job that matches ``of``."""

@@ -1,0 +1,291 @@
+"""Hands pictures to the engines, one batch at a time, and hears how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from imagefleet_runtime.worker import calibration, deadlines, errors, messages, scheduling
+from imagefleet_runtime.worker.handle import Answer
+from imagefleet_runtime.worker.logs import log
+from imagefleet_runtime.worker.metrics import Metrics
+from imagefleet_runtime.worker.model import Model
+from imagefleet_runtime.worker.planning import State
+from imagefleet_runtime.worker.scheduling import Batch, Key, Speed, Task
+from imagefleet_runtime.worker.waiting import Job, Outcome, Part, Picture, Preview, WaitingRoom
+
+
+class Dispatcher:
+    """The accelerator's work. ``memory_limit``: bytes that a model's engine may use. ``check``: raises ApiError for a
+    job that must not be drawn after all. ``changed``: called when a model's last picture has ended."""
+
+    def __init__(
+        self,
+        *,
+        models: dict[str, Model],
+        waiting: WaitingRoom,
+        metrics: Metrics,
+        memory_limit: Callable[[Model], int],
+        check: Callable[[Job], None],
+        max_request_seconds: float,
+        changed: Callable[[], None],
+    ) -> None:
+        self._models = models
+        self._waiting = waiting
+        self._metrics = metrics
+        self._memory_limit = memory_limit
+        self._check = check
+        self._max_request_seconds = max_request_seconds
+        self._changed = changed
+        self._jobs: list[Job] = []  # begun, and not answered
+        self._parts: dict[int, Part] = {}  # being drawn
+        self._key: Key | None = None  # of what is being drawn
+        self._largest_batch = 0  # since the device was free
+        self._measuring = False
+        self._ids = itertools.count(1)
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def run(self) -> None:
+        try:
+            while True:
+                self._wake.clear()
+                self._begin_what_may()
+                await self._kill_hung()
+                await self._sleep()
+        except Exception as error:
+            for job in list(self._jobs):
+                self._end(job, errors.engine("generation_failed", "the worker failed; it will restart"))
+            raise RuntimeError("the drawing loop ended") from error  # /livez sees to the restart
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def idle(self) -> None:
+        """Wait until no request is being drawn."""
+        await self._idle.wait()
+
+    def measure(self, measuring: bool) -> None:
+        """While a model that is being loaded measures itself, nothing new is begun."""
+        self._measuring = measuring
+        self._wake.set()
+
+    # What others ask
+
+    @property
+    def count(self) -> int:
+        """Requests that were begun and are not answered."""
+        return len(self._jobs)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._parts)
+
+    def running(self, model: Model) -> list[Job]:
+        """Requests of ``model`` that were begun and are not answered, or whose cancelled pictures have not ended."""
+        leaving = {part.job for part in self._parts.values() if part.job.model is model}
+        begun = [job for job in self._jobs if job.model is model]
+        return begun + [job for job in leaving if job not in begun]
+
+    def work_seconds(self, model: Model) -> float:
+        """Seconds that the requests of ``model`` still take, with what batching saves."""
+        jobs = [*self._waiting.of(model), *(job for job in self._jobs if job.model is model)]
+        work = [(part.key, part.work_seconds) for job in jobs for part in job.parts if part.drawn is None]
+        return scheduling.batched_seconds(work, self._speed)
+
+    def place_free_after(self) -> float | None:
+        """Seconds until one of the waiting requests is begun; None where none of them can be."""
+        return scheduling.place_free_after(self._batch(), self._tasks(), time.monotonic(), self._speed)
+
+    # Begin
+
+    def _begin_what_may(self) -> None:
+        refused = True
+        while refused and not self._measuring:
+            chosen = scheduling.choose(self._batch(), self._tasks(), time.monotonic(), self._speed)
+            jobs = {id(job): job for job in self._candidates()}
+            refused = False
+            for task in chosen:
+                refused = not self._begin(jobs[task.id]) or refused
+
+    def _candidates(self) -> list[Job]:
+        begun = [job for job in self._jobs if job.pending and job.model.state is State.RESIDENT]
+        return begun + [job for job in self._waiting if job.model.serving]
+
+    def _tasks(self) -> list[Task]:
+        return [_task(job) for job in self._candidates()]
+
+    def _batch(self) -> Batch:
+        return Batch(self._key, tuple(part.work_seconds for part in self._parts.values() if not part.leaving))
+
+    def _speed(self, key: Key) -> Speed:
+        model = self._models[key.model]
+        return model.speed(key.width, key.height, self._memory_limit(model))
+
+    def _begin(self, job: Job) -> bool:
+        """Begin one picture of ``job``. False where the job turns out to be impossible, or was refused just before."""
+        if self._waiting.discard(job):
+            try:
+                self._check(job)
+            except errors.ApiError as error:
+                self._metrics.refused(job.model.name, error.code)
+                job.answer(error)
+                return False
+            job.started = time.monotonic()
+            self._jobs.append(job)
+            self._idle.clear()
+        elif job not in self._jobs:
+            return False
+        part, engine = job.pending[0], job.model.engine
+        assert engine is not None, "a resident model has an engine"
+        part.id = next(self._ids)
+        part.heard = job.model.last_used = time.monotonic()
+        self._parts[part.id] = part
+        self._key = part.key
+        self._largest_batch = max(self._largest_batch, len(self._parts))
+        engine.on_step = self._stepped
+        engine.draw(replace(part.order, id=part.id), lambda answer: self._answered(part, answer))
+        return True
+
+    # Hear
+
+    def _stepped(self, step: messages.Step) -> None:
+        parts = [self._parts[drawing] for drawing in step.done if drawing in self._parts]
+        if not parts:
+            return
+        model, batch, now = parts[0].job.model, len(step.done), time.monotonic()
+        model.steps.observe(step.width, step.height, batch, step.seconds)
+        self._metrics.stepped(model.name, batch, step.seconds)
+        slowdown = model.steps.slowdown(step.width, step.height, batch)
+        for part in parts:
+            assert part.id is not None, "it is being drawn"
+            part.done, part.heard = step.done[part.id], now
+            part.shared_seconds += step.seconds / batch
+            part.alone_seconds += step.seconds / slowdown
+
+    def _answered(self, part: Part, answer: Answer) -> None:
+        part.heard = time.monotonic()
+        if isinstance(answer, messages.Preview):
+            part.job.tell(Preview(part.index, answer.index, answer.image))
+            return
+        self._free(part)
+        match answer:
+            case messages.Drawn():
+                self._drawn(part, answer)
+            case messages.Failed() if not part.leaving:
+                self._failed(part, answer)
+        if not self._parts:
+            self._key, self._largest_batch = None, 0
+        if not self.running(part.job.model):
+            self._changed()
+        self._wake.set()
+
+    def _free(self, part: Part) -> None:
+        assert part.id is not None, "it was being drawn"
+        del self._parts[part.id]
+        part.id = None
+
+    def _drawn(self, part: Part, drawn: messages.Drawn) -> None:
+        job, model = part.job, part.job.model
+        part.drawn = drawn
+        # The rate is that of a drawing alone: its share of the device, times what its company gained.
+        gain = part.alone_seconds / part.shared_seconds if part.shared_seconds > 0 else 1.0
+        model.rate = calibration.corrected(model.rate, drawn.work_seconds * gain, part.units)
+        model.last_used = time.monotonic()
+        if drawn.peak_bytes is not None:
+            order = part.order
+            model.footprint.observe(order.width, order.height, self._largest_batch, drawn.peak_bytes)
+            model.note_peak(drawn.peak_bytes)
+        self._metrics.drawn(model.name, drawn.work_seconds)
+        job.tell(Picture(part.index, drawn.image))
+        pictures = [other.drawn for other in job.parts if other.drawn is not None]
+        if len(pictures) == len(job.parts) and job in self._jobs:
+            self._complete(job, pictures)
+
+    def _complete(self, job: Job, pictures: list[messages.Drawn]) -> None:
+        now = time.monotonic()
+        seconds = now - (now if job.started is None else job.started)
+        images = tuple(drawn.image for drawn in pictures)
+        self._metrics.completed(job.model.name, seconds, job.queue_seconds(now))
+        self._end(job, Outcome(images, seconds, tuple(drawn.phases for drawn in pictures)))
+
+    def _failed(self, part: Part, failed: messages.Failed) -> None:
+        order, model = part.order, part.job.model
+        if failed.code == "out_of_memory":
+            batch = len(self._parts) + 1
+            model.footprint.ran_out(order.width, order.height, batch)
+            log("out_of_memory", model=model.name, size=f"{order.width}x{order.height}", batch=batch)
+        self._end(part.job, errors.engine(failed.code, failed.message))
+
+    # End
+
+    def cancel(self, job: Job) -> None:
+        """The caller went away: stop its pictures at their next step; those that were not begun never are."""
+        if job in self._jobs:
+            self._end(job, errors.engine("generation_failed", "the request was cancelled"))
+
+    def refuse(self, model: Model, error: errors.ApiError) -> None:
+        """Answer the requests of ``model`` that were begun and have no engine any more."""
+        for job in [job for job in self._jobs if job.model is model and not job.running]:
+            self._end(job, error)
+
+    def _end(self, job: Job, outcome: Outcome | errors.ApiError) -> None:
+        """Answer ``job``, and have what is left of it stopped."""
+        if job not in self._jobs:
+            return
+        self._jobs.remove(job)
+        job.answer(outcome)
+        engine = job.model.engine
+        for part in job.running:
+            part.leaving = True
+            if engine is not None and part.id is not None:
+                engine.cancel(part.id)
+        if not self._jobs:
+            self._idle.set()
+        self._wake.set()
+
+    # Engines that hang
+
+    def _patience(self, part: Part) -> float:
+        """Seconds that the engine may be silent about ``part``."""
+        rate = part.job.model.known_rate or 0.0
+        company = part.job.model.steps.slowdown(part.order.width, part.order.height, max(len(self._parts), 1))
+        return deadlines.silence_seconds(rate * part.units * company, self._max_request_seconds)
+
+    async def _kill_hung(self) -> None:
+        """Raises EngineStuckError."""
+        now = time.monotonic()
+        for part in list(self._parts.values()):
+            seconds, engine = self._patience(part), part.job.model.engine
+            if engine is not None and now - part.heard >= seconds:
+                await engine.kill_hung(seconds)
+                return
+
+    async def _sleep(self) -> None:
+        """Until something happens, or an engine has been silent for too long."""
+        ends = [part.heard + self._patience(part) for part in self._parts.values()]
+        timeout = min(ends, default=math.inf) - time.monotonic()
+        try:
+            await asyncio.wait_for(self._wake.wait(), None if timeout == math.inf else max(timeout, 0.0))
+        except TimeoutError:
+            return
+
+
+def _task(job: Job) -> Task:
+    pending = job.pending
+    return Task(
+        id=id(job),
+        key=job.key,
+        priority=job.priority,
+        arrived=job.arrived,
+        deadline=job.deadline,
+        seconds=pending[0].work_seconds if pending else 0.0,
+        pictures=len(pending),
+        remaining=job.work_seconds,
+        begun=job.started is not None,
+    )
