@@ -11,11 +11,13 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 PVC_ROOT = Path("/pvc")
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
@@ -24,6 +26,9 @@ CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # sha256sum escapes names with these, and takes a leading "-" for an option: refused, so that the documented shell
 # command and this module always agree.
 ODD_NAME = re.compile(rb"[\n\r\\]|^-")
+# Tensors of a LoRA, as diffusers, PEFT and kohya name them.
+LORA_DOWN = re.compile(r"lora_A\b|lora[._]down\b")
+LORA_NAME = re.compile(r"lora|\.(alpha|dora_scale)$")
 # Hashing is bound by the disk or by one core for each file; a few at a time fill both.
 HASH_THREADS = 4
 
@@ -55,6 +60,12 @@ class Source:
     class_name: str
 
 
+@dataclass(frozen=True)
+class Adapter:
+    digest: str
+    bytes: int
+
+
 class DigestCache:
     """File digests by identity (path, size, modification time, inode), so that a second load hashes nothing.
 
@@ -71,6 +82,10 @@ class DigestCache:
                 known = hashlib.file_digest(stream, "sha256").hexdigest()
             self._digests[file] = known
         return known
+
+    def remember(self, file: File, sha256: str) -> None:
+        """``sha256`` was found out while ``file`` was written."""
+        self._digests[file] = sha256
 
 
 def folder_of(uri: str) -> Path:
@@ -103,6 +118,47 @@ def inspect(
     if digest is not None and digest != found:
         raise SourceError("DigestMismatch", f"the folder's digest is {found}, not {digest}", digest=found)
     return Source(found, sum(file.size for file in files), len(files), found_class)
+
+
+def inspect_adapter(folder: Path, cache: DigestCache, *, digest: str | None = None) -> Adapter:
+    """Check an adapter's ``folder``: one ``.safetensors`` file, at its top, that holds a LoRA; hash all of it.
+
+    Raises SourceError (AdapterInvalid, and as ``inspect``).
+    """
+    files = scan(folder)
+    _refuse_pickles(files)
+    weights = [file for file in files if _suffix(file) == ".safetensors"]
+    if len(weights) != 1 or b"/" in weights[0].name:
+        raise SourceError(
+            "AdapterInvalid",
+            f"an adapter's folder holds exactly one .safetensors file, at its top; {folder} has {len(weights)} in all",
+        )
+    with _refusing_unreadable():
+        _require_lora(weights[0])
+        found = folder_digest(files, cache)
+    if digest is not None and digest != found:
+        raise SourceError("DigestMismatch", f"the adapter's digest is {found}, not {digest}", digest=found)
+    return Adapter(found, sum(file.size for file in files))
+
+
+def _require_lora(file: File) -> None:
+    """Raises SourceError (AdapterInvalid) unless its tensors are named as those of a LoRA."""
+    with open(file.path, "rb"):  # safetensors tells of a missing permission in words only
+        pass
+    try:
+        with safe_open(file.path, "numpy") as tensors:
+            names = list(tensors.keys())
+    except SafetensorError as error:
+        raise SourceError(
+            "AdapterInvalid", f"{os.fsdecode(file.name)} is no safetensors file: {error}"
+        ) from None
+    odd = [name for name in names if not LORA_NAME.search(name)]
+    if odd or not any(LORA_DOWN.search(name) for name in names):
+        shown = f"it holds {odd[0][:100]!r}" if odd else "it holds no down projection"
+        raise SourceError(
+            "AdapterInvalid",
+            f"{os.fsdecode(file.name)} is no LoRA in the form of diffusers or PEFT: {shown}",
+        )
 
 
 def scan(folder: Path) -> list[File]:
@@ -186,6 +242,11 @@ def read_index(folder: Path) -> dict[str, Any]:
         if not file.is_file():  # a named pipe would never end
             raise SourceError("NotAPipeline", "the folder holds no model_index.json")
         text = file.read_bytes()
+    return parse_index(text)
+
+
+def parse_index(text: bytes) -> dict[str, Any]:
+    """A ``model_index.json``, with a ``_class_name`` that is a plain name. Raises SourceError (NotAPipeline)."""
     try:
         index = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -198,11 +259,17 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def folder_digest(files: list[File], cache: DigestCache) -> str:
-    """``sha256:`` and the SHA-256 of what ``sha256sum`` prints for ``files`` (sorted): "HASH, two spaces, NAME"."""
-    whole = hashlib.sha256()
+    """The digest of the folder that holds ``files`` (sorted by name), which are read where ``cache`` must."""
     with ThreadPoolExecutor(HASH_THREADS) as pool:
-        for file, digest in zip(files, pool.map(cache.sha256, files), strict=True):
-            whole.update(digest.encode() + b"  " + file.name + b"\n")
+        return digest_of(zip((file.name for file in files), pool.map(cache.sha256, files), strict=True))
+
+
+def digest_of(files: Iterable[tuple[bytes, str]]) -> str:
+    """``sha256:`` and the SHA-256 of what ``sha256sum`` prints for ``files``, pairs of name and hash, sorted by name:
+    "HASH, two spaces, NAME"."""
+    whole = hashlib.sha256()
+    for name, digest in files:
+        whole.update(digest.encode() + b"  " + name + b"\n")
     return f"sha256:{whole.hexdigest()}"
 
 
