@@ -15,10 +15,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command")
     commands.add_parser("serve", help="serve models (the default); settings come from IMAGEFLEET_* variables")
     verify = commands.add_parser("verify", help="check a model's source and report")
-    verify.add_argument("--uri", required=True, help="file:///abs/path or pvc://CLAIM/path")
-    verify.add_argument("--digest", help="the folder digest that it must have")
-    verify.add_argument("--class-name", help="the pipeline class that it must be")
-    verify.add_argument("--report", default="/dev/termination-log", help="where to write the finding")
+    _add_verify_arguments(verify)
     arguments = parser.parse_args()
     if arguments.command == "verify":
         sys.exit(_verify(arguments))
@@ -26,6 +23,30 @@ def main() -> None:
     sys.stdout.flush()
     # Nothing is left to save, and Python would wait for threads that hash, or that hang on a dead disk.
     os._exit(code)
+
+
+def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--uri", required=True, help="file://, pvc://, hf://, s3://, gs:// or oci:// ...")
+    parser.add_argument("--digest", help="the folder digest that it must have")
+    parser.add_argument("--class-name", help="the pipeline class that it must be")
+    parser.add_argument(
+        "--credentials", metavar="FOLDER", help="where the Secret of a remote source is mounted"
+    )
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=URI[#DIGEST]",
+        help="a LoRA adapter to check too; may be given again",
+    )
+    parser.add_argument(
+        "--adapter-credentials",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="where the Secret of the adapter NAME is mounted",
+    )
+    parser.add_argument("--report", default="/dev/termination-log", help="where to write the finding")
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -7,9 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+SOURCE_LIMIT_BYTES = 200 * 1024**3
+
 
 class SettingsError(Exception):
     """A setting is missing or wrong; the message names it and says what it should be."""
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """The node cache. Bytes; ``limit_bytes`` 0 stands for nine tenths of its volume."""
+
+    folder: Path
+    limit_bytes: int
+    source_limit_bytes: int
 
 
 @dataclass(frozen=True)
@@ -24,6 +35,7 @@ class Settings:
     load_seconds: float  # that reading or loading a folder may take at least, before it counts as hung
     queue_limit: int  # requests that wait; the running one is not counted
     torch_threads: int
+    cache: CacheSettings
 
     @property
     def audience(self) -> str:
@@ -43,6 +55,16 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         load_seconds=float(_whole(env, "IMAGEFLEET_LOAD_SECONDS", 600, least=1)),
         queue_limit=_whole(env, "IMAGEFLEET_QUEUE_LIMIT", 32, least=0),
         torch_threads=_whole(env, "IMAGEFLEET_TORCH_THREADS", available_cpus(), least=1),
+        cache=read_cache_settings(env),
+    )
+
+
+def read_cache_settings(env: Mapping[str, str]) -> CacheSettings:
+    """The node cache's settings from ``env``. Raises SettingsError."""
+    return CacheSettings(
+        folder=Path(env.get("IMAGEFLEET_CACHE_DIR") or "/cache"),
+        limit_bytes=_whole(env, "IMAGEFLEET_CACHE_BYTES", 0, least=0),
+        source_limit_bytes=_whole(env, "IMAGEFLEET_SOURCE_LIMIT_BYTES", SOURCE_LIMIT_BYTES, least=1),
     )
 
 

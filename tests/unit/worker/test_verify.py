@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from imagefleet_runtime.worker import verify
+from imagefleet_runtime.worker.settings import CacheSettings
 
 from tests.unit.worker.test_source import make_model, shell_digest
 
@@ -46,7 +47,8 @@ def test_a_report_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
 
 def test_a_wrong_digest_is_reported_with_the_one_found(tmp_path: Path) -> None:
     folder = make_model(tmp_path / "model")
-    finding = verify.report(f"file://{folder}", "sha256:" + "0" * 64, None)
+    verifier = verify.Verifier(CacheSettings(tmp_path / "cache", 0, 10**9))
+    finding = verifier.report(f"file://{folder}", "sha256:" + "0" * 64)
     assert (finding["ok"], finding["reason"], finding["digest"]) == (
         False,
         "DigestMismatch",
