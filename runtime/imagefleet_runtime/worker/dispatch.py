@@ -165,6 +165,7 @@ class Dispatcher:
         for part in parts:
             assert part.id is not None, "it is being drawn"
             part.done, part.heard = step.done[part.id], now
+            part.largest_batch = max(part.largest_batch, batch)
             part.shared_seconds += step.seconds / batch
             part.alone_seconds += step.seconds / slowdown
 

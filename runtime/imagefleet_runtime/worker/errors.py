@@ -7,7 +7,11 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """An answer other than 200. ``retry_after`` is in seconds; None where trying again later would not help."""
+    """An answer other than 200.
+
+    ``retry_after`` is in seconds; None where trying again later would not help. ``close``: the connection is of no use
+    any more, since a body is on it that nobody will read.
+    """
 
     def __init__(
         self,
@@ -18,6 +22,7 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         retry_after: float | None = None,
+        close: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -26,19 +31,31 @@ class ApiError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+        self.close = close
 
     def body(self) -> dict[str, Any]:
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
     def headers(self) -> dict[str, str]:
         """``Retry-After`` in whole seconds, rounded up and at least 1: 0 would invite a busy loop."""
-        if self.retry_after is None:
-            return {}
-        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+        headers = {"connection": "close"} if self.close else {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        return headers
 
 
 def invalid(code: str, message: str, param: str | None = None) -> ApiError:
     return ApiError(400, "invalid_request_error", code, message, param=param)
+
+
+def body_too_large(limit: int) -> ApiError:
+    message = f"the body is over {limit} bytes; send smaller pictures, or as JPEG or WebP"
+    return ApiError(413, "invalid_request_error", "body_too_large", message, close=True)
+
+
+def body_too_slow(seconds: float) -> ApiError:
+    message = f"the body did not arrive within {seconds:g} s"
+    return ApiError(408, "invalid_request_error", "body_too_slow", message, close=True)
 
 
 def invalid_token(message: str) -> ApiError:

@@ -193,6 +193,7 @@ class Loader:
     def _now_serves(self, model: Model) -> None:
         now = time.monotonic()
         model.load_seconds = now - (model.load_started or now)
+        model.loaded_ns = time.time_ns()
         model.state = State.RESIDENT
         model.stage = ""
         model.load_started = None

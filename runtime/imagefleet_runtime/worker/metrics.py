@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from imagefleet_runtime.worker.device_metrics import DeviceMetrics
 from imagefleet_runtime.worker.nvml import Device
 
 LABELS = ("namespace", "pool", "model")
@@ -46,7 +46,8 @@ class Metrics:
     ) -> None:
         self.registry = CollectorRegistry()
         self._base = (namespace, pool)
-        self.registry.register(_Gauges(self._base, models, devices))
+        self.registry.register(_Gauges(self._base, models))
+        self.registry.register(DeviceMetrics(self._base, devices))
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests answered, by code (ok, or the error's)", "code")
         self._refused = self._counter("refused", "Requests that were not admitted, by code", "code")
@@ -131,47 +132,23 @@ class Metrics:
 
 
 class _Gauges(Collector):
-    def __init__(
-        self,
-        base: tuple[str, str],
-        models: Callable[[], Iterable[ModelGauges]],
-        devices: Callable[[], Iterable[Device]],
-    ) -> None:
+    def __init__(self, base: tuple[str, str], models: Callable[[], Iterable[ModelGauges]]) -> None:
         self._base = base
         self._models = models
-        self._devices = devices
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: registering must not call ``models`` before its owner is complete."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._of_models()
-        yield from self._of_devices()
-
-    def _of_models(self) -> Iterator[Metric]:
         models = list(self._models())
-        yield self._family("resident", "1 where the model can serve at once", LABELS, models, "resident")
+        yield self._family("resident", "1 where the model can serve at once", models, "resident")
         yield self._by_priority("queue_length", "Requests that wait, by priority", models, "queued")
         yield self._by_priority("running", "Requests being drawn, by priority", models, "running")
-        yield self._family("work_seconds", "Estimated seconds of work left", LABELS, models, "work_seconds")
-        yield self._family("rate_seconds", "Seconds per megapixel-step", LABELS, models, "rate")
-        yield self._family("model_memory_bytes", "Memory the model needs", LABELS, models, "memory_bytes")
-        yield self._family(
-            "memory_peak_bytes", "Most memory its engine held", LABELS, models, "memory_peak_bytes"
-        )
-
-    def _of_devices(self) -> Iterator[Metric]:
-        devices = list(self._devices())
-        labels = ("namespace", "pool", "device", "accelerator")
-        for name, text, attribute in (
-            ("utilization_ratio", "Part of the time in which some kernel ran", "utilization"),
-            ("memory_used_bytes", "Memory in use", "memory_used_bytes"),
-            ("memory_total_bytes", "Memory", "memory_total_bytes"),
-            ("temperature_celsius", "Temperature", "temperature_celsius"),
-            ("power_watts", "Power drawn", "power_watts"),
-        ):
-            yield self._family(f"accelerator_{name}", text, labels, devices, attribute)
+        yield self._family("work_seconds", "Estimated seconds of work left", models, "work_seconds")
+        yield self._family("rate_seconds", "Seconds per megapixel-step", models, "rate")
+        yield self._family("model_memory_bytes", "Memory the model needs", models, "memory_bytes")
+        yield self._family("memory_peak_bytes", "Most memory its engine held", models, "memory_peak_bytes")
 
     def _by_priority(
         self, name: str, text: str, models: Iterable[ModelGauges], attribute: str
@@ -182,14 +159,11 @@ class _Gauges(Collector):
                 family.add_metric([*self._base, row.model, priority], count)
         return family
 
-    def _family(
-        self, name: str, text: str, labels: tuple[str, ...], rows: Iterable[Any], attribute: str
-    ) -> GaugeMetricFamily:
-        """One gauge with a sample for each row that has the value: what was not measured has no sample."""
-        family = GaugeMetricFamily(f"imagefleet_worker_{name}", text, labels=labels)
+    def _family(self, name: str, text: str, rows: Iterable[ModelGauges], attribute: str) -> GaugeMetricFamily:
+        """One gauge with a sample for each model that has the value: what was not measured has no sample."""
+        family = GaugeMetricFamily(f"imagefleet_worker_{name}", text, labels=LABELS)
         for row in rows:
             value = getattr(row, attribute)
             if value is not None:
-                of = [row.model] if labels is LABELS else [str(row.index), row.accelerator]
-                family.add_metric([*self._base, *of], float(value))
+                family.add_metric([*self._base, row.model], float(value))
         return family

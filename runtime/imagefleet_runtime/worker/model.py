@@ -37,6 +37,7 @@ class Model:
     rate: float | None = None  # seconds per megapixel-step, alone on the accelerator
     load_seconds: float | None = None
     load_stages: dict[str, float] = field(default_factory=dict)  # seconds of each
+    loaded_ns: int | None = None  # when the last load had ended, in Unix nanoseconds
     peak_bytes: int | None = None  # the most that its engine has held
     load_started: float | None = None  # while Loading
     retry_at: float | None = None  # while Failed

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pynvml
 
-Value = TypeVar("Value")
-# NVML_VALUE_NOT_AVAILABLE as a signed and an unsigned whole number of 32 and 64 bits.
-SENTINELS = frozenset({-1, 2**32 - 1, 2**64 - 1})
+from imagefleet_runtime.worker.health import SENTINELS, Health, HealthReader, Value, ask, whole
+
 MAX_CELSIUS = 200
 
 
@@ -28,6 +28,7 @@ class Device:
     memory_total_bytes: int | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
+    health: Health = field(default_factory=Health)
 
     @property
     def accelerator(self) -> str:
@@ -44,27 +45,53 @@ class Device:
             "memoryTotalBytes": self.memory_total_bytes,
             "temperatureCelsius": self.temperature_celsius,
             "powerWatts": self.power_watts,
+            "fault": self.health.fault,
         }
         return {name: value for name, value in fields.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class _Known:
+    """A device that was there when the worker started. NVML's handles outlive the device's loss."""
+
+    index: int
+    name: str
+    handle: Any
+    health: HealthReader
+
+
 class Nvml:
-    """Reads devices through ``library`` (pynvml, or a fake with its functions). Without NVML there are none."""
+    """Reads devices through ``library`` (pynvml, or a fake with its functions). Without NVML there are none.
+
+    Any thread may call.
+    """
 
     def __init__(self, library: Any = pynvml, env: Mapping[str, str] = os.environ) -> None:
         self._nvml = library
         self._env = env
+        self._lock = threading.Lock()  # faults are counted, each once
+        self._known: list[_Known] = []
         try:
             library.nvmlInit()
-            self._present = True
         except library.NVMLError:
-            self._present = False
+            return
+        for index, handle in enumerate(self._handles()):
+            name = self._text(library.nvmlDeviceGetName, handle) if handle is not None else None
+            if name is not None:
+                self._known.append(_Known(index, name, handle, HealthReader(library, handle)))
 
     def devices(self) -> list[Device]:
-        if not self._present:
-            return []
-        found = (self._read(index, handle) for index, handle in enumerate(self._handles()))
-        return [device for device in found if device is not None]
+        with self._lock:
+            return [self._read(known) for known in self._known]
+
+    def fault(self) -> str | None:
+        """Why nothing should be drawn on the first device, the one that engines use; None: nothing is known."""
+        if not self._known:
+            return None
+        first = self._known[0]
+        with self._lock:
+            fault = first.health.read().fault
+        return fault and f"device {first.index} ({first.name}): {fault}"
 
     def _handles(self) -> list[Any]:
         count = self._ask(self._nvml.nvmlDeviceGetCount) or 0
@@ -81,31 +108,25 @@ class Nvml:
     def _by_uuid(self, uuid: str) -> Any:
         return self._ask(lambda: self._nvml.nvmlDeviceGetHandleByUUID(uuid))
 
-    def _read(self, index: int, handle: Any) -> Device | None:
-        name = self._text(self._nvml.nvmlDeviceGetName, handle) if handle is not None else None
-        if name is None:
-            return None
-        nvml = self._nvml
+    def _read(self, known: _Known) -> Device:
+        nvml, handle = self._nvml, known.handle
         memory = self._ask(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
         rates = self._ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
         heat = self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         milliwatts = self._ask(lambda: nvml.nvmlDeviceGetPowerUsage(handle))
         return Device(
-            index=index,
-            name=name,
+            index=known.index,
+            name=known.name,
             utilization=scaled(rates and rates.gpu, 0.01, most=1.0),
             memory_used_bytes=whole(memory and memory.used),
             memory_total_bytes=whole(memory and memory.total),
             temperature_celsius=scaled(heat, 1.0, most=MAX_CELSIUS),
             power_watts=scaled(milliwatts, 0.001),
+            health=known.health.read(),
         )
 
     def _ask(self, question: Callable[[], Value]) -> Value | None:
-        """None for what this device or driver does not support, and for a device that has been lost."""
-        try:
-            return question()
-        except self._nvml.NVMLError:
-            return None
+        return ask(self._nvml, question)
 
     def _text(self, question: Callable[[Any], str | bytes], handle: Any) -> str | None:
         answer = self._ask(lambda: question(handle))
@@ -148,8 +169,3 @@ def scaled(value: float | None, factor: float, most: float = math.inf) -> float 
     if value is None or value in SENTINELS or not 0 <= value * factor <= most:
         return None
     return round(value * factor, 3)
-
-
-def whole(value: int | None) -> int | None:
-    """``value``; None for a sentinel."""
-    return None if value is None or value in SENTINELS or value < 0 else int(value)

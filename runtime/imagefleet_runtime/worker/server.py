@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 
 import uvicorn
 
+from imagefleet_runtime.worker import spans
 from imagefleet_runtime.worker.app import create_app
 from imagefleet_runtime.worker.auth import Authenticator
 from imagefleet_runtime.worker.importer import Importer, ImporterError
 from imagefleet_runtime.worker.logs import log
+from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.nvml import Nvml
 from imagefleet_runtime.worker.settings import Settings
 from imagefleet_runtime.worker.supervisor import Supervisor
+from imagefleet_runtime.worker.tracing import Tracing, start_tracing
 
 
 class _Server(uvicorn.Server):
@@ -38,9 +43,10 @@ def uvicorn_loop() -> asyncio.Runner:
 
 
 async def _serve(settings: Settings, authenticator: Authenticator, importer: Importer) -> int:
-    supervisor = Supervisor(settings, importer, Nvml())
+    nvml, tracing = Nvml(), start_tracing(os.environ, settings)
+    supervisor = Supervisor(settings, importer, nvml, partial(_trace_load, tracing))
     config = uvicorn.Config(
-        create_app(supervisor, authenticator),
+        create_app(supervisor, authenticator, nvml, tracing),
         host=settings.host,
         port=settings.port,
         access_log=False,  # one line per request is written by the app itself, without addresses and paths
@@ -59,8 +65,16 @@ async def _serve(settings: Settings, authenticator: Authenticator, importer: Imp
     server.should_exit = True
     await serving
     await supervisor.stop()
+    if tracing is not None:
+        await tracing.close()
     log("stopped", code=code)
     return code
+
+
+def _trace_load(tracing: Tracing | None, model: Model) -> None:
+    span = spans.of_load(model)
+    if tracing is not None and span is not None:
+        tracing.send(span)
 
 
 async def _until_stopped(supervisor: Supervisor, serving: asyncio.Task[None], stop: asyncio.Event) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import math
 import secrets
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -41,8 +42,16 @@ MAX_BATCH_ACCELERATOR = 16
 class Supervisor:
     """Lives in one event loop. ``start`` before anything else, ``stop`` at the end."""
 
-    def __init__(self, settings: Settings, importer: Importer, nvml: Nvml) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        importer: Importer,
+        nvml: Nvml,
+        loaded: Callable[[Model], None] = lambda _model: None,
+    ) -> None:
+        """``loaded`` is called with each model that was loaded."""
         self.settings = settings
+        self._loaded = loaded
         self.draining = False
         self._importer = importer
         self._nvml = nvml
@@ -158,6 +167,8 @@ class Supervisor:
     def _model_changed(self, model: Model) -> None:
         if model.state is State.FAILED:
             self._refuse_waiting(model, f"could not be loaded: {model.reason}: {model.message}")
+        elif model.serving:
+            self._loaded(model)
         self._dispatcher.wake()
 
     # Requests

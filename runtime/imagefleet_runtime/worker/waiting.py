@@ -52,6 +52,7 @@ class Part:
     id: int | None = None  # while an engine draws it, its name there
     heard: float = 0.0  # when the engine last spoke of it
     leaving: bool = False  # cancelled, and not ended yet
+    largest_batch: int = 1  # that it shared a step with
     shared_seconds: float = 0.0  # its share of the steps so far
     alone_seconds: float = 0.0  # what these steps would have taken without company
     drawn: Drawn | None = None
