@@ -86,8 +86,9 @@ class Worker:
             time.sleep(0.01)
         raise TimeoutError("the worker is not ready")
 
-    def allow(self, name: str, folder: Path, *, pinned: bool) -> None:
-        self._models[name] = {**entry_of(name, folder), "pinned": pinned}
+    def allow(self, name: str, folder: Path, *, pinned: bool, **fields: Any) -> None:
+        """Add a model to the policy; ``fields``: more of its entry."""
+        self._models[name] = {**entry_of(name, folder), "pinned": pinned, **fields}
         body = json.dumps({"models": list(self._models.values())})
         self.connection.request("PUT", "/v1/worker/models", body, bearer("operator"))
         answer = self.connection.getresponse()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
-from imagefleet_runtime.gateway.upstream import Upstream
+from imagefleet_runtime.gateway.upstream import Reply, Upstream
 
 from bench._gateway_processes import BUILD, System
 
@@ -74,8 +74,8 @@ async def _request(client: Upstream, port: int) -> None:
     reply = await client.post(
         "127.0.0.1", port, PATH.encode(), b"Bearer unused", b"bench", json.dumps(BODY).encode()
     )
-    if reply.status != 200:
-        raise RuntimeError(f"answered {reply.status}: {reply.body[:300]!r}")
+    if not isinstance(reply, Reply) or reply.status != 200:
+        raise RuntimeError(f"not a picture: {reply!r:.300}")
 
 
 def latencies(system: System, rate: float, seconds: float) -> list[float]:

@@ -31,6 +31,8 @@ def set_fleet(gateway: Gateway, backend: int) -> None:
         max_megapixels=1.1,
         max_steps=50,
         max_images=4,
+        capabilities=None,
+        adapters=(),
         license=None,
         stalled=None,
         rate=0.011,
