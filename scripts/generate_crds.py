@@ -72,6 +72,11 @@ KINDS = (
             Column("Class", ".status.className", "The pipeline class that model_index.json names."),
             Column("Bytes", ".status.bytes", "Size of the files, in bytes.", type="integer"),
             Column("Copies", ".status.copies.available", "Workers that hold it.", type="integer"),
+            Column(
+                "Cached",
+                '.status.conditions[?(@.type=="Cached")].reason',
+                "Whether all workers that should hold it do, in one word.",
+            ),
             _REASON,
             _AGE,
             Column("Source", ".spec.source.uri", "Where the files are.", priority=1),

@@ -56,7 +56,7 @@ class Leader:
         reconciler = Reconciler(
             self._store,
             actor,
-            worker_image=settings.worker_image,
+            workers=settings.workers,
             caller_public_key=public_pem(key),
             call=self._call,
         )

@@ -15,7 +15,7 @@ from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import plan_pool
 from imagefleet_operator.plan.status import write_delay
 from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolSpec, Refusal
-from imagefleet_operator.plan.workers import verify_spec, workers_spec
+from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec, workers_spec
 from imagefleet_operator.render import pool_children, verify_job
 from imagefleet_operator.store.store import Key, Store
 
@@ -49,14 +49,14 @@ class Reconciler:
         store: Store,
         actor: Actor,
         *,
-        worker_image: str,
+        workers: WorkerDefaults,
         caller_public_key: str,
         call: Callable[[Name, float, Policy | None], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._actor = actor
-        self._image = worker_image
+        self._workers = workers
         self._public_key = caller_public_key
         self._call = call
         self._clock = clock
@@ -88,7 +88,7 @@ class Reconciler:
         return None
 
     async def _pool(self, pool: Parent[PoolSpec], memory: Memory) -> float | None:
-        spec = workers_spec(observe_pool(self._store, pool, ()), self._image)
+        spec = workers_spec(observe_pool(self._store, pool, ()), self._workers)
         bodies = pool_children(spec, self._public_key) if spec else {}
         changed = await self._children(list(bodies.values()), POOL, pool, memory)
         if changed and not memory.refusals:
@@ -100,7 +100,7 @@ class Reconciler:
         return await self._status(POOL, pool, plan.status, memory)
 
     async def _model(self, model: Parent[ModelSpec], memory: Memory) -> float | None:
-        spec = verify_spec(model, self._image)
+        spec = verify_spec(model, self._workers)
         job = verify_job(spec) if spec else None
         name = job["metadata"]["name"] if job else ""
         plan = plan_model(observe_model(self._store, model, name, memory.refusals), self._clock())

@@ -1,6 +1,7 @@
 """The operator's settings: flags, each with an environment variable that stands in for it."""
 
 import argparse
+import json
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -8,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imagefleet_operator.election import LeaseSettings
+from imagefleet_operator.plan.types import Json
+from imagefleet_operator.plan.workers import SOURCE_LIMIT_BYTES, NodeCache, WorkerDefaults
+
+CACHE_TYPES = ("emptyDir", "hostPath", "pvc")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, checked."""
 
-    worker_image: str
+    workers: WorkerDefaults
     caller_key_file: Path
     lease: LeaseSettings
     host: str
@@ -38,10 +43,28 @@ def parse_settings(arguments: Sequence[str] | None = None, env: Mapping[str, str
             default=value,
             required=value is None,
             type=kind,
-            help=f"{text} (${variable}; {value or 'required'})",
+            help=f"{text} (${variable}; {'required' if value is None else value or 'none'})",
         )
 
     flag("--worker-image", "IMAGEFLEET_WORKER_IMAGE", None, "image of workers and of verification Jobs")
+    flag("--worker-env", "IMAGEFLEET_WORKER_ENV", "[]", "their further environment variables, a JSON list")
+    flag("--cache-type", "IMAGEFLEET_CACHE_TYPE", "emptyDir", "the node cache: emptyDir, hostPath or pvc")
+    flag("--cache-path", "IMAGEFLEET_CACHE_PATH", "", "its folder on the nodes, for hostPath")
+    flag("--cache-claim", "IMAGEFLEET_CACHE_CLAIM", "", "its claim in each pool's namespace, for pvc")
+    flag("--cache-bytes", "IMAGEFLEET_CACHE_BYTES", "0", "the most it may hold, 0: nine tenths of it", int)
+    flag(
+        "--source-limit-bytes",
+        "IMAGEFLEET_SOURCE_LIMIT_BYTES",
+        str(SOURCE_LIMIT_BYTES),
+        "the most bytes of one remote source",
+        int,
+    )
+    flag(
+        "--verify-service-account",
+        "IMAGEFLEET_VERIFY_SERVICE_ACCOUNT",
+        "",
+        "ServiceAccount of verification Jobs, empty: the namespace's default",
+    )
     flag(
         "--caller-key-file",
         "IMAGEFLEET_CALLER_KEY_FILE",
@@ -82,6 +105,7 @@ def parse_settings(arguments: Sequence[str] | None = None, env: Mapping[str, str
             renew_seconds=found.renew_seconds,
             retry_seconds=found.retry_seconds,
         )
+        workers = _worker_defaults(found)
     except ValueError as error:
         parser.error(str(error))
     if found.queue_workers < 1 or found.resync_seconds <= 0:
@@ -89,7 +113,7 @@ def parse_settings(arguments: Sequence[str] | None = None, env: Mapping[str, str
     if found.log_level not in ("debug", "info", "warning", "error"):
         parser.error(f"--log-level is {found.log_level!r}, not debug, info, warning or error")
     return Settings(
-        worker_image=found.worker_image,
+        workers=workers,
         caller_key_file=found.caller_key_file,
         lease=lease,
         host=found.host,
@@ -98,3 +122,42 @@ def parse_settings(arguments: Sequence[str] | None = None, env: Mapping[str, str
         resync_seconds=found.resync_seconds,
         log_level=found.log_level,
     )
+
+
+def _worker_defaults(found: argparse.Namespace) -> WorkerDefaults:
+    """Raises ValueError, saying which flag is wrong and how to mend it."""
+    if found.cache_bytes < 0 or found.source_limit_bytes < 1:
+        raise ValueError("--cache-bytes must not be negative, and --source-limit-bytes be positive")
+    return WorkerDefaults(
+        image=found.worker_image,
+        cache=NodeCache(_cache_volume(found), found.cache_bytes, group=found.cache_type == "pvc"),
+        source_limit_bytes=found.source_limit_bytes,
+        env=_variables(found.worker_env),
+        verify_account=found.verify_service_account,
+    )
+
+
+def _cache_volume(found: argparse.Namespace) -> Json:
+    if found.cache_type == "hostPath":
+        if not found.cache_path.startswith("/"):
+            raise ValueError("--cache-type hostPath needs --cache-path, an absolute path on the nodes")
+        # Not made where it lacks: the kubelet would make it root's, and workers are not root.
+        return {"hostPath": {"path": found.cache_path, "type": "Directory"}}
+    if found.cache_type == "pvc":
+        if not found.cache_claim:
+            raise ValueError("--cache-type pvc needs --cache-claim, a claim in each namespace with pools")
+        return {"persistentVolumeClaim": {"claimName": found.cache_claim}}
+    if found.cache_type == "emptyDir":
+        return {"emptyDir": {}}
+    raise ValueError(f"--cache-type is {found.cache_type!r}, not {', '.join(CACHE_TYPES)}")
+
+
+def _variables(text: str) -> tuple[Json, ...]:
+    try:
+        variables = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"--worker-env is no JSON: {error}") from error
+    named = isinstance(variables, list) and all(isinstance(v, dict) and v.get("name") for v in variables)
+    if not named:
+        raise ValueError('--worker-env must be a JSON list such as [{"name": "A", "value": "1"}]')
+    return tuple(variables)

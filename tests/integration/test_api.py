@@ -41,6 +41,7 @@ READY = {
     "reason": "WorkersStarting",
     "message": "0 of 1 workers are ready.",
 }
+CACHED = {**READY, "type": "Cached", "reason": "Fetching", "message": "1 of 4 workers fetch the files."}
 NOT_OURS = {".apiVersion", ".kind", ".metadata"}
 
 
@@ -137,7 +138,13 @@ def test_the_defaults_of_the_api_server_are_those_of_the_operator(shared: Kubect
 def test_the_shortest_model_gets_every_default(shared: Kubectl) -> None:
     assert dry_run(shared, MODEL)["spec"] == {
         "source": {"uri": "file:///models/tiny-1"},
-        "pipeline": {"className": "AutoPipelineForText2Image", "dtype": "auto"},
+        "pipeline": {
+            "className": "AutoPipelineForText2Image",
+            "dtype": "auto",
+            "quantization": "none",
+            "compile": "none",
+            "attention": "auto",
+        },
         "defaults": {"steps": 20, "guidanceScale": 5, "size": "512x512"},
         "limits": {"maxMegapixels": 1.1, "maxSteps": 50, "maxImages": 4},
     }
@@ -166,6 +173,8 @@ def test_a_status_in_a_manifest_is_dropped(shared: Kubectl) -> None:
     [
         {"defaults": {"steps": 4, "size": "64x64"}},
         {"limits": {"maxSteps": 100}},
+        {"sizes": ["512x512"]},
+        {"capabilities": ["inpainting"]},
         {"memory": "7Gi"},
         {"license": {"spdx": "MIT"}},
     ],
@@ -184,8 +193,13 @@ def test_what_does_not_make_another_model_of_it_may_change(kubectl: Kubectl, pat
         ({"source": {"digest": "sha256:" + "0" * 64}}, "spec.source cannot be changed"),
         ({"pipeline": {"className": "FluxPipeline"}}, "spec.pipeline cannot be changed"),
         ({"pipeline": {"dtype": "float16"}}, "spec.pipeline cannot be changed"),
+        ({"pipeline": {"stepCache": {"type": "TaylorSeer"}}}, "spec.pipeline cannot be changed"),
+        (
+            {"adapters": [{"name": "pixel", "source": {"uri": "file:///models/pixel"}}]},
+            "spec.adapters cannot be changed",
+        ),
     ],
-    ids=["uri", "digest", "class", "dtype"],
+    ids=["uri", "digest", "class", "dtype", "step cache", "adapters"],
 )
 def test_what_makes_another_model_of_it_cannot_change(
     kubectl: Kubectl, patch: dict[str, Any], want: str
@@ -196,6 +210,21 @@ def test_what_makes_another_model_of_it_cannot_change(
     )
     assert want in message
     assert "make a new ImageModel" in message
+
+
+def test_the_order_of_adapters_means_nothing(kubectl: Kubectl) -> None:
+    manifest = yaml.safe_load((FOLDER / "good" / "model-remote.yaml").read_text())
+    kubectl.apply(yaml.safe_dump(manifest))
+    manifest["spec"]["adapters"].reverse()
+    kubectl.apply(yaml.safe_dump(manifest))
+
+
+def test_a_model_of_an_older_version_gets_the_new_defaults_and_may_still_be_changed(kubectl: Kubectl) -> None:
+    """What was stored before the options came has none of them."""
+    kubectl.apply(MODEL)
+    kubectl("patch", "imgmodel/shortest", "--type=merge", "-p", '{"spec":{"pipeline":{"compile":null}}}')
+    kubectl("patch", "imgmodel/shortest", "--type=merge", "-p", '{"spec":{"adapters":[]}}')
+    assert kubectl.get("imgmodel/shortest")["spec"]["pipeline"]["compile"] == "none"
 
 
 def test_kubectl_scale_changes_the_replicas_of_a_pool(kubectl: Kubectl) -> None:
@@ -262,13 +291,30 @@ def test_a_model_is_shown_in_columns(kubectl: Kubectl) -> None:
         "className": "FluxPipeline",
         "bytes": 1234,
         "digest": "sha256:abc",
-        "copies": {"available": 3, "total": 4, "failed": 0},
-        "conditions": [READY],
+        "copies": {
+            "available": 3,
+            "total": 4,
+            "failed": 0,
+            "fetching": 1,
+            "bytesFetched": 1,
+            "bytesTotal": 9,
+        },
+        "adapters": [{"name": "pixel", "digest": "sha256:abc", "bytes": 7}],
+        "performance": [
+            {
+                "accelerator": "NVIDIA-H200",
+                "modes": ["text-to-image"],
+                "sizes": [{"size": "512x512", "maxBatch": 4, "secondsPerStep": 0.05}],
+            },
+            {"accelerator": "cpu", "unsupported": "float8-dynamic needs a GPU."},
+        ],
+        "conditions": [READY, CACHED],
     }
     patch_status(kubectl, "imgmodel/shortest", status)
     head, row = table(kubectl("get", "imgmodel"))
-    assert head == ["NAME", "READY", "CLASS", "BYTES", "COPIES", "REASON", "AGE"]
-    assert row[:-1] == ["shortest", "False", "FluxPipeline", "1234", "3", "WorkersStarting"]
+    assert head == ["NAME", "READY", "CLASS", "BYTES", "COPIES", "CACHED", "REASON", "AGE"]
+    assert row[:-1] == ["shortest", "False", "FluxPipeline", "1234", "3", "Fetching", "WorkersStarting"]
+    assert kubectl.get("imgmodel/shortest")["status"] == {"observedGeneration": -1, **status}
     wide, wide_row = table(kubectl("get", "imgmodel", "-o", "wide"))
     assert wide[len(head) :] == ["SOURCE", "DIGEST", "MESSAGE"]
     assert wide_row[len(head) :] == ["file:///models/tiny-1", "sha256:abc", READY["message"]]
@@ -310,6 +356,8 @@ def test_kubectl_explains_every_field(shared: Kubectl, kind: Any) -> None:
             "imgmodel.spec.pipeline.dtype",
             "ENUM: auto float32 float16 bfloat16 DESCRIPTION: The number format",
         ),
+        ("imgmodel.spec.adapters.source.uri", "hf://OWNER/NAME@COMMIT[/FOLDER] is a repository"),
+        ("imgmodel.spec.pipeline.stepCache.threshold", "Of FirstBlock: the largest relative change"),
         (
             "imgpool.spec.models.minResident",
             "Workers that always hold the model, ready to draw; 1 where absent.",

@@ -12,16 +12,21 @@ from imagefleet_operator.api.common import (
     Status,
 )
 from imagefleet_operator.api.image_model import (
-    Copies,
+    Adapter,
     Defaults,
     ImageModel,
     ImageModelSpec,
-    ImageModelStatus,
     License,
     Limits,
-    Performance,
     Pipeline,
-    Source,
+    StepCache,
+)
+from imagefleet_operator.api.image_model_status import (
+    AdapterStatus,
+    Copies,
+    ImageModelStatus,
+    Performance,
+    SizePerformance,
 )
 from imagefleet_operator.api.inference_pool import (
     Accelerator,
@@ -38,6 +43,7 @@ from imagefleet_operator.api.inference_pool import (
     Worker,
 )
 from imagefleet_operator.api.quantity import bytes_quantity, quantity_bytes, quantity_value
+from imagefleet_operator.api.source import AdapterSource, SecretRef, Source
 
 __all__ = [
     "API_VERSION",
@@ -45,6 +51,9 @@ __all__ = [
     "VERSION",
     "Accelerator",
     "AcceleratorStatus",
+    "Adapter",
+    "AdapterSource",
+    "AdapterStatus",
     "ApiModel",
     "Condition",
     "Copies",
@@ -67,8 +76,11 @@ __all__ = [
     "PoolModel",
     "PoolModelStatus",
     "Resources",
+    "SecretRef",
+    "SizePerformance",
     "Source",
     "Status",
+    "StepCache",
     "Traffic",
     "Worker",
     "bytes_quantity",

@@ -10,9 +10,7 @@ from imagefleet_operator.api.checks import Check, Checked, pattern
 from imagefleet_operator.api.common import (
     ApiModel,
     Int32,
-    Int64,
     Metadata,
-    Status,
     list_map,
     name_length_rule,
     read_spec,
@@ -20,42 +18,11 @@ from imagefleet_operator.api.common import (
     rule,
     rules,
 )
+from imagefleet_operator.api.image_model_status import ImageModelStatus
 from imagefleet_operator.api.quantity import quantity_bytes
+from imagefleet_operator.api.source import AdapterSource, Source
 
 MODEL_NAME = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-_CLAIM = "[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
-_FOLDER_NAME = "([^/.]|[.][^/.]|[.][.][^/])[^/]*"  # neither empty nor '.' nor '..'
-URI_CHECKS = (
-    pattern(
-        "[A-Za-z0-9:/._@+=,~-]*",
-        "uri may hold letters, digits and . _ - @ + = , ~ only: rename the folder (no spaces, no %-encoding)",
-    ),
-    pattern(
-        "(file|pvc)://.*",
-        "uri must begin with file:// or pvc://: write file:///models/NAME for a folder of the worker's "
-        "image, or pvc://CLAIM/PATH for a folder of a PersistentVolumeClaim",
-    ),
-    pattern(
-        "file:///[^/].*",
-        "a file:// uri holds an absolute path, so three slashes: write file:///models/NAME",
-        prefix="file://",
-    ),
-    pattern(
-        f"pvc://{_CLAIM}/[^/].*",
-        "a pvc:// uri holds the name of a PersistentVolumeClaim of this namespace and the folder in it: "
-        "write pvc://CLAIM/PATH, the claim's name in lowercase letters, digits, '-' and '.'",
-        prefix="pvc://",
-    ),
-    pattern(
-        f"([a-z0-9]+://)?[^/]*(/{_FOLDER_NAME})*/?",
-        "uri must not hold '.', '..' or empty parts: write the folder's own path",
-    ),
-)
-DIGEST_CHECK = pattern(
-    "sha256:[0-9a-f]{64}",
-    "digest must be sha256: and 64 lowercase hex digits: copy what `imagefleet-worker verify --uri URI` "
-    "prints, or leave digest out",
-)
 CLASS_NAME_CHECK = pattern(
     "AutoPipelineForText2Image|[A-Za-z_][A-Za-z0-9_]*Pipeline",
     "className must be the name of a diffusers pipeline class: write for example StableDiffusionXLPipeline, "
@@ -69,6 +36,14 @@ SIZE_STEP_CHECK = Check(
     holds=lambda size: not SIZE_CHECK.holds(size) or all(int(side) % 8 == 0 for side in size.split("x")),
     message="width and height must be multiples of 8: write for example 512x768",
 )
+ADAPTER_NAME_CHECK = pattern(
+    "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+    "an adapter's name may hold letters, digits and . _ - only, and begins and ends with a letter or digit: "
+    "write for example pixel-art",
+)
+Capability = Literal["text-to-image", "image-to-image", "inpainting"]
+MAX_ADAPTERS = 16
+MAX_SIZES = 16
 _SPDX_TERM = "[(]*[A-Za-z0-9][A-Za-z0-9.+:-]*[)]*"
 SPDX_CHECK = pattern(
     f"{_SPDX_TERM}( (AND|OR|WITH) {_SPDX_TERM})*",
@@ -76,52 +51,44 @@ SPDX_CHECK = pattern(
     "LicenseRef-NAME for terms that have no identifier",
 )
 
+
+def _within_limit(size: str) -> str:
+    """CEL: whether a text is no size, or one of at most limits.maxMegapixels."""
+    sides = f"int({size}.split('x')[0]) * int({size}.split('x')[1])"
+    return f"!({SIZE_CHECK.cel.replace('self', size)}) || double({sides}) <= self.limits.maxMegapixels * 1000000.0"
+
+
 _IMMUTABLE = (
     "cannot be changed: make a new ImageModel with its own name, and name that one in the pool's "
     "spec.models[].model"
 )
 
 
-class Source(ApiModel):
-    """Where the files of a model are, and what they must be."""
+class StepCache(ApiModel):
+    """What of a step is taken from the step before instead of computed anew."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            rule("self == oldSelf", f"spec.source {_IMMUTABLE}", reason="FieldValueForbidden")
+            rule(
+                "!has(self.threshold) || self.type == 'FirstBlock'",
+                "threshold is FirstBlock's alone: leave it out, or set type: FirstBlock",
+                path=".threshold",
+                reason="FieldValueForbidden",
+            )
         )
     )
 
-    uri: Annotated[str, Checked(*URI_CHECKS)] = Field(
-        description="The folder with model_index.json and the weights. file:///PATH is a folder of the "
-        "worker's image, or of a volume that the pool's podTemplate mounts. pvc://CLAIM/PATH is a folder of "
-        "the PersistentVolumeClaim CLAIM of this namespace, which workers mount read-only. Required; cannot "
-        "be changed.",
-        min_length=1,
-        max_length=1024,
+    type: Literal["FirstBlock", "TaylorSeer", "PyramidAttention"] = Field(
+        description="FirstBlock: all other blocks are skipped while the first one changes little. TaylorSeer: what "
+        "blocks give is extrapolated. PyramidAttention: attention is repeated."
     )
-    digest: Annotated[str, Checked(DIGEST_CHECK)] | None = Field(
+    threshold: float | None = Field(
         default=None,
-        description="The SHA-256 digest that the folder must have: sha256: and 64 hex digits, as "
-        "`imagefleet-worker verify` prints it. Files with another digest never serve. Absent: whatever is "
-        "there at verification, which status.digest then says. Cannot be changed.",
-        max_length=71,
+        description="Of FirstBlock: the largest relative change of the first block at which the other ones are "
+        "skipped. Higher is faster and further from the exact picture. Absent: the worker's own choice.",
+        gt=0,
+        le=1,
     )
-
-    @property
-    def claim(self) -> str | None:
-        """The PersistentVolumeClaim that holds the folder; None for a file:// source."""
-        scheme, _, rest = self.uri.partition("://")
-        return rest.partition("/")[0] if scheme == "pvc" else None
-
-    @property
-    def folder(self) -> str:
-        """The folder on a worker: file:///models/a is /models/a, pvc://weights/a is /pvc/weights/a."""
-        path = (
-            self.uri.removeprefix("file://")
-            if self.claim is None
-            else "/pvc/" + self.uri.removeprefix("pvc://")
-        )
-        return path.rstrip("/")
 
 
 class Pipeline(ApiModel):
@@ -146,6 +113,36 @@ class Pipeline(ApiModel):
         description="The number format of the weights in memory: float32, float16 or bfloat16. auto is "
         "bfloat16 on an accelerator and float32 without one. Cannot be changed.",
     )
+    quantization: Literal[
+        "none", "int8-weight-only", "int8-dynamic", "int4-weight-only", "float8-weight-only", "float8-dynamic"
+    ] = Field(
+        default="none",
+        description="The number format of the denoiser's weights, and with -dynamic of its activations too, by "
+        "torchao. A worker whose accelerator cannot do it says OptionUnsupported. Cannot be changed.",
+    )
+    compile: Literal["none", "regional"] = Field(
+        default="none",
+        description="regional: the denoiser's repeated blocks are compiled by torch when the model is loaded. "
+        "Cannot be changed.",
+    )
+    attention: Literal["auto", "native", "flash", "sage", "xformers"] = Field(
+        default="auto",
+        description="The attention backend of diffusers. auto is torch's own choice. Cannot be changed.",
+    )
+    step_cache: StepCache | None = Field(
+        default=None,
+        description="What of a step is taken from the step before. Absent: nothing, every step is computed in "
+        "full. Cannot be changed.",
+    )
+
+
+class Adapter(ApiModel):
+    """A LoRA adapter that a request may ask for by its name."""
+
+    name: Annotated[str, Checked(ADAPTER_NAME_CHECK)] = Field(
+        description="The name by which requests ask for it. Unique in the model.", min_length=1, max_length=63
+    )
+    source: AdapterSource = Field(description="Where its file is, and what it must be.")
 
 
 class Defaults(ApiModel):
@@ -208,9 +205,7 @@ class ImageModelSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                f"!({SIZE_CHECK.cel.replace('self', 'self.defaults.size')}) || "
-                "double(int(self.defaults.size.split('x')[0]) * int(self.defaults.size.split('x')[1])) <= "
-                "self.limits.maxMegapixels * 1000000.0",
+                _within_limit("self.defaults.size"),
                 "defaults.size is larger than limits.maxMegapixels allows: make defaults.size smaller or "
                 "limits.maxMegapixels larger (1024x1024 needs 1.05)",
                 path=".defaults.size",
@@ -221,11 +216,26 @@ class ImageModelSpec(ApiModel):
                 "limits.maxSteps",
                 path=".defaults.steps",
             ),
+            rule(
+                f"!has(self.sizes) || self.sizes.all(size, {_within_limit('size')})",
+                "a size is larger than limits.maxMegapixels allows: make it smaller, leave it out, or make "
+                "limits.maxMegapixels larger (1024x1024 needs 1.05)",
+                path=".sizes",
+            ),
+            rule(
+                "(has(self.adapters) ? self.adapters : []) == (has(oldSelf.adapters) ? oldSelf.adapters : [])",
+                f"spec.adapters {_IMMUTABLE}",
+                path=".adapters",
+                reason="FieldValueForbidden",
+            ),
         )
     )
 
     source: Source = Field(
-        description="Where the files of the model are, and what they must be. Cannot be changed."
+        description="Where the files of the model are, and what they must be. Cannot be changed.",
+        json_schema_extra=rules(
+            rule("self == oldSelf", f"spec.source {_IMMUTABLE}", reason="FieldValueForbidden")
+        ),
     )
     pipeline: Pipeline = Field(
         default_factory=Pipeline,
@@ -241,6 +251,34 @@ class ImageModelSpec(ApiModel):
         default_factory=Limits,
         description="The most that one request may ask for; more is refused, never trimmed.",
         json_schema_extra={"default": {}},
+    )
+    sizes: tuple[Annotated[str, Checked(SIZE_CHECK, SIZE_STEP_CHECK), Field(max_length=11)], ...] = Field(
+        default_factory=tuple,
+        description="Sizes that a worker warms and measures before the model counts as resident, WIDTHxHEIGHT in "
+        "pixels. Other sizes are drawn too, the first time more slowly. Absent: defaults.size alone.",
+        max_length=MAX_SIZES,
+        json_schema_extra={"x-kubernetes-list-type": "set"},
+    )
+    capabilities: tuple[Capability, ...] = Field(
+        default_factory=tuple,
+        description="What the model may be used for. Absent: all that its pipeline can do.",
+        max_length=3,
+        json_schema_extra={
+            "x-kubernetes-list-type": "set",
+            **rules(
+                rule(
+                    "self.size() > 0",
+                    "name at least one capability, or leave capabilities out: then the model may be used for all "
+                    "that its pipeline can do",
+                )
+            ),
+        },
+    )
+    adapters: tuple[Adapter, ...] = Field(
+        default_factory=tuple,
+        description="LoRA adapters that requests may ask for. Cannot be changed.",
+        max_length=MAX_ADAPTERS,
+        json_schema_extra=list_map("name"),
     )
     memory: int | str | None = Field(
         default=None,
@@ -268,50 +306,6 @@ class ImageModelSpec(ApiModel):
         if memory is not None:
             quantity_bytes(memory)
         return memory
-
-
-class Performance(ApiModel):
-    """What was measured on one kind of accelerator."""
-
-    accelerator: str = Field(
-        description="The accelerator's name as NVML gives it, cpu where there is none.", max_length=128
-    )
-    seconds_per_megapixel_step: float | None = Field(
-        default=None, description="Seconds for one denoising step of one megapixel, without guidance.", ge=0
-    )
-    load_seconds: float | None = Field(
-        default=None, description="Seconds from nothing to ready to draw.", ge=0
-    )
-    memory: int | str | None = Field(
-        default=None,
-        description="Memory of the accelerator that the loaded model and its largest request took.",
-    )
-
-
-class Copies(ApiModel):
-    """How many workers hold the model."""
-
-    available: Int32 = Field(default=0, description="Workers that hold it, ready to draw.", ge=0)
-    total: Int32 = Field(default=0, description="Workers that hold it or should.", ge=0)
-    failed: Int32 = Field(default=0, description="Workers on which it failed to load.", ge=0)
-
-
-class ImageModelStatus(Status):
-    """What the operator found out about a model."""
-
-    digest: str | None = Field(
-        default=None, description="The digest of the files, as verification computed it."
-    )
-    bytes: Int64 | None = Field(default=None, description="Size of the files, in bytes.", ge=0)
-    class_name: str | None = Field(
-        default=None, description="The pipeline class that model_index.json names."
-    )
-    performance: tuple[Performance, ...] = Field(
-        default=(),
-        description="What was measured, one entry for each kind of accelerator.",
-        json_schema_extra=list_map("accelerator"),
-    )
-    copies: Copies | None = Field(default=None, description="How many workers, of all pools, hold the model.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ REASONS: dict[str, str] = {
     "Verified": "The files are what the spec says, and safe to load.",
     "VerificationPending": "The files are being checked, or wait for a place where they can be.",
     "VerificationFailed": "The check itself could not be done; it is tried again.",
-    "SourceNotFound": "There is no such folder.",
+    "SourceNotFound": "There is nothing at the source's URI.",
     "NotAPipeline": "The folder holds no diffusers pipeline.",
     "PickleRefused": "The folder holds files that could run code when loaded.",
     "NoWeights": "The folder holds no safetensors file.",
@@ -48,6 +48,15 @@ REASONS: dict[str, str] = {
     "SourceUnreadable": "A file may not be read by the user as whom workers run.",
     "DigestMismatch": "The files are not those of the digest.",
     "ClassMismatch": "The pipeline in the folder is not of the class that the spec names.",
+    "AccessDenied": "The source refuses the credentials, or asks for some.",
+    "FetchFailed": "The files could not be fetched; it is tried again.",
+    "TooLarge": "The source holds more than may be fetched.",
+    "CacheFull": "The node cache has no room for the files.",
+    "AdapterInvalid": "An adapter's folder does not hold one LoRA in safetensors.",
+    "OptionUnsupported": "No accelerator that is to hold the model can do what spec.pipeline asks.",
+    "Cached": "Every worker that should hold the model does.",
+    "Fetching": "Workers fetch the files; the message says how far they are.",
+    "NoCopies": "No worker holds the model or should.",
 }
 """Every reason with what it means; ``docs/operator.md`` lists the same."""
 

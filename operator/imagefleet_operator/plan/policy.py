@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, Worker
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, SourceSpec, Worker
 
 CPU = "cpu"
 """Stands for the accelerator's name where there is none."""
@@ -46,21 +46,35 @@ def measured(model: Parent[ModelSpec], name: str) -> Json:
 
 
 def policy_entry(model: Parent[ModelSpec], *, pinned: bool, memory_bytes: int, speed: Json) -> Json:
-    """One model of ``PUT /v1/worker/models``. The digest is the verified one, also where the spec gives
+    """One model of ``PUT /v1/worker/models``. The digests are the verified ones, also where the spec gives
     none."""
-    assert model.spec is not None
+    spec = model.spec
+    assert spec is not None
     known: Json = {key: speed[key] for key in ("secondsPerMegapixelStep", "loadSeconds") if key in speed}
+    digests = {a["name"]: a["digest"] for a in model.status.get("adapters") or ()}
+    adapters = [
+        {"name": name, **_reach(source), "digest": digests[name]} for name, source in spec.adapters.items()
+    ]
+    lists = {"sizes": list(spec.sizes), "capabilities": list(spec.capabilities), "adapters": adapters}
     return {
         "model": model.name,
-        "path": model.spec.folder,
+        **_reach(spec.source),
         "digest": model.status["digest"],
         "pinned": pinned,
-        "pipeline": model.spec.pipeline,
-        "defaults": model.spec.defaults,
-        "limits": model.spec.limits,
+        "pipeline": spec.pipeline,
+        **{key: value for key, value in lists.items() if value},
+        "defaults": spec.defaults,
+        "limits": spec.limits,
         "memoryBytes": memory_bytes,
         **known,
     }
+
+
+def _reach(source: SourceSpec) -> Json:
+    """Where a worker finds the files, or whence and with which credentials it fetches them."""
+    if not source.remote:
+        return {"path": source.folder}
+    return {"uri": source.uri} | ({"credentials": source.credentials} if source.secret else {})
 
 
 def policy_hash(policy: Iterable[Json]) -> str:

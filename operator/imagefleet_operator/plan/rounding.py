@@ -42,3 +42,12 @@ def stepped(previous: float | None, measured: float | None, *, step: float) -> f
     if previous is not None and abs(measured - previous) <= step:
         return previous
     return round(round(measured / step) * step, 6)
+
+
+def progress(done: int, total: int) -> int:
+    """How much of ``total`` is done in whole percents of it, never more than is done or than all.
+
+    Worked examples: ``progress(1234, 10_000)`` is 1200; ``progress(11_000, 10_000)`` is 10000.
+    """
+    percent = min(100, 100 * done // total)
+    return -(-total * percent // 100)  # rounded up, so that the same percent is worked out of it again

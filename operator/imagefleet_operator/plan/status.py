@@ -1,5 +1,7 @@
 """When a status that differs is worth a write."""
 
+from collections.abc import Sequence
+
 from imagefleet_operator.plan.types import Json
 
 DETAIL_SECONDS = 5.0
@@ -7,6 +9,8 @@ DETAIL_SECONDS = 5.0
 times."""
 NUMBER_SECONDS = 60.0
 """Between writes that change measured numbers alone."""
+COUNTED = ("Cached",)
+"""Conditions that say no more than the counts: on demand, models come and go at any time."""
 
 
 def write_delay(old: Json, new: Json, since_last: float | None) -> float | None:
@@ -36,7 +40,9 @@ def _measured_apart(status: Json) -> Json:
     speeds = status.get("performance") or ()
     shape = {
         "accelerator": (devices.get("name"), devices.get("count")),
-        "performance": [(entry["accelerator"], sorted(entry)) for entry in speeds],
+        "performance": [
+            (entry["accelerator"], sorted(entry), _names(entry.get("sizes"))) for entry in speeds
+        ],
     }
     return {**status, **shape}
 
@@ -45,4 +51,9 @@ def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
     """What is worth a write at once."""
     left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions")
     rest = {key: value for key, value in status.items() if key not in left_out}
-    return rest, {(c["type"], c["status"]) for c in status.get("conditions") or ()}
+    told = (c for c in status.get("conditions") or () if c["type"] not in COUNTED)
+    return rest, {(c["type"], c["status"]) for c in told}
+
+
+def _names(sizes: Sequence[Json] | None) -> list[str]:
+    return [entry["size"] for entry in sizes or ()]

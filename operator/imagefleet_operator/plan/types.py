@@ -11,6 +11,8 @@ S = TypeVar("S")
 Json = dict[str, Any]
 Name = tuple[str, str]
 """Namespace and name."""
+UNSUPPORTED = "OptionUnsupported"
+"""A worker's reason where the device or the pipeline cannot do what a model's ``spec.pipeline`` asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +40,49 @@ class PoolSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceSpec:
+    """Where files are, and how a worker reaches them."""
+
+    uri: str
+    folder: str | None = None
+    """Where workers see the files, e.g. ``/pvc/weights/sdxl``; None where they fetch them."""
+    claim: str | None = None
+    """The PersistentVolumeClaim that holds them, None where no claim does."""
+    digest: str | None = None
+    secret: str | None = None
+    """The Secret with the credentials to fetch them, None where it takes none."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether workers fetch the files."""
+        return self.folder is None
+
+    @property
+    def credentials(self) -> str | None:
+        """The folder in pods that the Secret is mounted at."""
+        return None if self.secret is None else f"/secrets/{self.secret}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """An ImageModel's spec. The JSON fields are handed to workers as they are."""
 
-    uri: str
-    folder: str
-    """Where workers see the files, e.g. ``/pvc/weights/sdxl``."""
-    claim: str | None = None
-    """The PersistentVolumeClaim that holds them, None for a folder of the image."""
-    digest: str | None = None
+    source: SourceSpec
+    adapters: Mapping[str, SourceSpec] = field(default_factory=dict)
+    """By name, in the order of the spec."""
     pipeline: Json = field(default_factory=dict)
+    """What is not the default: a worker whose image is older than an option is not told of it for nothing."""
     defaults: Json = field(default_factory=dict)
     limits: Json = field(default_factory=dict)
+    sizes: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
     memory_bytes: int | None = None
     """None: not given; measured or estimated from the files."""
+
+    @property
+    def sources(self) -> tuple[SourceSpec, ...]:
+        """The model's own and its adapters'."""
+        return (self.source, *self.adapters.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +177,15 @@ class Pod:
 
 
 @dataclass(frozen=True, slots=True)
+class SizeReport:
+    """What a worker measured of one size of a model."""
+
+    size: str
+    max_batch: int | None = None
+    seconds_per_step: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """One model in a worker's report. Numbers that were not measured are None."""
 
@@ -158,6 +198,23 @@ class ModelReport:
     memory_bytes: int | None = None
     seconds_per_megapixel_step: float | None = None
     load_seconds: float | None = None
+    stage: str = ""
+    """Of ``Loading``: fetch, verify, fork, weights, options or warm."""
+    fetched_bytes: int | None = None
+    fetch_total_bytes: int | None = None
+    modes: tuple[str, ...] = ()
+    sizes: tuple[SizeReport, ...] = ()
+
+    @property
+    def fetching(self) -> bool:
+        """Whether its files are being fetched."""
+        return self.state == "Loading" and self.stage == "fetch"
+
+    @property
+    def unsupported(self) -> str:
+        """Why the device or the pipeline cannot do what the spec asks, in the worker's words; else empty."""
+        said = self.message or "it does not support what spec.pipeline asks."
+        return said if self.state == "Failed" and self.reason == UNSUPPORTED else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,9 +3,18 @@ wins."""
 
 from collections.abc import Callable, Iterable
 
-from imagefleet_operator.plan.conditions import Verdict, find, is_true
+from imagefleet_operator.plan.conditions import Verdict, find
 from imagefleet_operator.plan.placement import Placement
-from imagefleet_operator.plan.types import ModelReport, PoolModel, PoolObserved, PoolSpec, Worker
+from imagefleet_operator.plan.policy import accelerator
+from imagefleet_operator.plan.types import (
+    UNSUPPORTED,
+    ModelReport,
+    PoolModel,
+    PoolObserved,
+    PoolSpec,
+    Worker,
+)
+from imagefleet_operator.plan.verification import is_verified
 
 SILENT_SECONDS = 30.0
 """A ready worker may stay silent this long (a long garbage collection, a node that is cut off) before it is
@@ -119,15 +128,10 @@ def model_ready(entry: PoolModel, observed: PoolObserved) -> bool:
 
 
 def is_usable(model: str, observed: PoolObserved) -> bool:
-    """Whether a model exists and is verified: nothing else may be named to a worker."""
+    """Whether a model exists and is verified: nothing else may be named to a worker. One that some accelerators cannot
+    hold is named all the same: whether it can is for each worker to find out."""
     found = observed.models.get(model)
-    return (
-        found is not None
-        and found.spec is not None
-        and not found.deleting
-        and is_true(found.status, "Ready")
-        and bool(found.status.get("digest"))
-    )
+    return found is not None and not found.deleting and is_verified(found)
 
 
 def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) -> Verdict:
@@ -140,9 +144,9 @@ def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) 
         return Verdict(False, "NoWorkers", "No worker is ready to hold a model.")
     waiting = [m for m in spec.models if not model_ready(m, observed)]
     for entry in waiting:
-        failed = next((r for r in copies(observed, entry.model) if r.state == "Failed"), None)
+        failed = _load_failure(entry.model, observed)
         if failed is not None:
-            return Verdict(False, "ModelLoadFailed", f"{entry.model}: {failed.reason}: {failed.message}")
+            return failed
     for entry in spec.models:
         if placement.short.get(entry.model, 0) > _not_yet(entry, observed):
             return Verdict(False, "ModelDoesNotFit", _short(entry, observed))
@@ -150,6 +154,18 @@ def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) 
         names = ", ".join(f"{m.model} ({resident(observed, m.model)} of {m.min_resident})" for m in waiting)
         return Verdict(False, "ModelLoading", f"Loading {names}.")
     return Verdict(True, "ModelsPlaced", "Every model is resident on as many workers as it asks for.")
+
+
+def _load_failure(model: str, observed: PoolObserved) -> Verdict | None:
+    """Why a model is not on all the workers that it asks for, as far as workers failed to load it."""
+    reports = [(w.report, w.report.of(model)) for w in serving(observed.workers) if w.report]
+    failed = [(report, found) for report, found in reports if found and found.state == "Failed"]
+    for report, found in failed:
+        if found.unsupported:
+            return Verdict(False, UNSUPPORTED, f"{model} on {accelerator(report)}: {found.unsupported}")
+    for _, found in failed:
+        return Verdict(False, "ModelLoadFailed", f"{model}: {found.reason}: {found.message}")
+    return None
 
 
 def _too_few(entry: PoolModel, spec: PoolSpec) -> str:

@@ -1,12 +1,40 @@
 """What a pool's children are to be, and what verifies a model: the values that the templates are filled
 with."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, SourceSpec
 
 AUTOMATIC_CLASS = "AutoPipelineForText2Image"
 """Takes any class that the folder names, so there is nothing to check."""
+SOURCE_LIMIT_BYTES = 200 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class NodeCache:
+    """Where pods keep the files of remote sources."""
+
+    volume: Json = field(default_factory=lambda: {"emptyDir": {}})
+    """The volume's source, as a pod's spec has it."""
+    limit_bytes: int = 0
+    """The most that it may hold; 0: nine tenths of the volume."""
+    group: bool = False
+    """Whether the volume has to be made writable for the pods' group, as a claim's has."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDefaults:
+    """What the operator's settings say of every worker and verification."""
+
+    image: str
+    cache: NodeCache = field(default_factory=NodeCache)
+    source_limit_bytes: int = SOURCE_LIMIT_BYTES
+    """The most bytes of one remote source."""
+    env: tuple[Json, ...] = ()
+    """Further environment variables, as a container's spec has them."""
+    verify_account: str = ""
+    """The ServiceAccount of verification Jobs; empty: the namespace's default one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +53,10 @@ class WorkersSpec:
     max_request_seconds: int
     claims: tuple[str, ...]
     pod_template: Json
+    secrets: tuple[str, ...] = ()
+    cache: NodeCache = field(default_factory=NodeCache)
+    source_limit_bytes: int = SOURCE_LIMIT_BYTES
+    env: tuple[Json, ...] = ()
 
     @property
     def name(self) -> str:
@@ -42,42 +74,87 @@ class VerifySpec:
     image: str
     arguments: tuple[str, ...]
     claims: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+    cache: NodeCache | None = None
+    """None where nothing is to be fetched."""
+    source_limit_bytes: int = SOURCE_LIMIT_BYTES
+    env: tuple[Json, ...] = ()
+    account: str = ""
 
 
-def workers_spec(observed: PoolObserved, default_image: str) -> WorkersSpec | None:
+def workers_spec(observed: PoolObserved, defaults: WorkerDefaults) -> WorkersSpec | None:
     """What a pool's children are to be; None where its spec cannot be read.
 
-    Claims follow the models that the pool names: a model on another claim restarts the workers, one after the
-    other.
+    Claims and Secrets follow the models that the pool names: a model with a claim or a Secret that no other one has
+    restarts the workers, one after the other. The node cache is there in any case, so that the first remote model
+    restarts none.
     """
     pool = observed.pool
     if pool.spec is None:
         return None
-    claims = {m.spec.claim for m in observed.models.values() if m is not None and m.spec is not None}
+    models = (m.spec for m in observed.models.values() if m is not None and m.spec is not None)
+    sources = [source for spec in models for source in spec.sources]
     return WorkersSpec(
         namespace=pool.namespace,
         pool=pool.name,
         uid=pool.uid,
-        image=pool.spec.image or default_image,
+        image=pool.spec.image or defaults.image,
         replicas=pool.spec.replicas,
         accelerator_resource=pool.spec.accelerator_resource,
         accelerator_count=pool.spec.accelerator_count,
         resources=pool.spec.resources,
         max_request_seconds=pool.spec.max_request_seconds,
-        claims=tuple(sorted(claim for claim in claims if claim)),
+        claims=_distinct(source.claim for source in sources),
         pod_template=pool.spec.pod_template,
+        secrets=_distinct(source.secret for source in sources),
+        cache=defaults.cache,
+        source_limit_bytes=defaults.source_limit_bytes,
+        env=defaults.env,
     )
 
 
-def verify_spec(model: Parent[ModelSpec], image: str) -> VerifySpec | None:
+def verify_spec(model: Parent[ModelSpec], defaults: WorkerDefaults) -> VerifySpec | None:
     """What a model's verification Job is to be; None where its spec cannot be read."""
     if model.spec is None:
         return None
-    arguments = ["verify", "--uri", model.spec.uri]
-    if model.spec.digest:
-        arguments += ["--digest", model.spec.digest]
-    class_name = model.spec.pipeline.get("className", AUTOMATIC_CLASS)
+    sources = model.spec.sources
+    return VerifySpec(
+        namespace=model.namespace,
+        model=model.name,
+        uid=model.uid,
+        image=defaults.image,
+        arguments=_verify_arguments(model.spec),
+        claims=_distinct(source.claim for source in sources),
+        secrets=_distinct(source.secret for source in sources),
+        cache=defaults.cache if any(source.remote for source in sources) else None,
+        source_limit_bytes=defaults.source_limit_bytes,
+        env=defaults.env,
+        account=defaults.verify_account,
+    )
+
+
+def _verify_arguments(spec: ModelSpec) -> tuple[str, ...]:
+    arguments = ["verify", "--uri", spec.source.uri]
+    if spec.source.digest:
+        arguments += ["--digest", spec.source.digest]
+    class_name = spec.pipeline.get("className", AUTOMATIC_CLASS)
     if class_name != AUTOMATIC_CLASS:
         arguments += ["--class-name", class_name]
-    claims = (model.spec.claim,) if model.spec.claim else ()
-    return VerifySpec(model.namespace, model.name, model.uid, image, tuple(arguments), claims)
+    if spec.source.credentials:
+        arguments += ["--credentials", spec.source.credentials]
+    for name, source in spec.adapters.items():
+        arguments += _adapter_arguments(name, source)
+    return tuple(arguments)
+
+
+def _adapter_arguments(name: str, source: SourceSpec) -> list[str]:
+    """Worked example: ``--adapter pixel=s3://loras/pixel#sha256:ab --adapter-credentials pixel=/secrets/bucket``."""
+    digest = f"#{source.digest}" if source.digest else ""
+    arguments = ["--adapter", f"{name}={source.uri}{digest}"]
+    if source.credentials:
+        arguments += ["--adapter-credentials", f"{name}={source.credentials}"]
+    return arguments
+
+
+def _distinct(names: Iterable[str | None]) -> tuple[str, ...]:
+    return tuple(sorted({name for name in names if name}))

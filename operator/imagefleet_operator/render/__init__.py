@@ -14,6 +14,7 @@ from imagefleet_operator.api import API_VERSION
 from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import VerifySpec, WorkersSpec
 from imagefleet_operator.render.merge import merge_pod_template
+from imagefleet_operator.render.parts import pod_parts
 
 HASH_ANNOTATION = "imagefleet.dev/applied-hash"
 POOL_KINDS = ("ServiceAccount", "Service", "PodDisruptionBudget", "Deployment")
@@ -46,8 +47,8 @@ def pool_children(spec: WorkersSpec, caller_public_key: str) -> dict[str, Json]:
         "owner": owner,
         "labels": labels,
         "selector": selector,
-        "caller_public_key": caller_public_key,
         "resources": _resources(spec),
+        **pod_parts(spec, _worker_env(spec, caller_public_key), shared_memory=spec.accelerator_count > 0),
     }
     children = {kind: _render(kind, values) for kind in POOL_KINDS}
     template = children["Deployment"]["spec"]["template"]
@@ -67,7 +68,7 @@ def verify_job(spec: VerifySpec) -> Json:
         "imagefleet.dev/model": spec.model,
     }
     owner = _owner("ImageModel", spec.model, spec.uid)
-    job = _render("Job", {"spec": spec, "owner": owner, "labels": labels})
+    job = _render("Job", {"spec": spec, "owner": owner, "labels": labels, **pod_parts(spec)})
     job["metadata"]["name"] = f"{spec.model}-verify-{object_hash(job)[:10]}"
     return _hashed(job)
 
@@ -85,6 +86,17 @@ def hash_of(child: Json) -> str:
 def _hashed(child: Json) -> Json:
     child["metadata"]["annotations"] = {HASH_ANNOTATION: object_hash(child)}
     return child
+
+
+def _worker_env(spec: WorkersSpec, caller_public_key: str) -> list[Json]:
+    return [
+        {"name": "IMAGEFLEET_NAMESPACE", "value": spec.namespace},
+        {"name": "IMAGEFLEET_POOL", "value": spec.pool},
+        {"name": "IMAGEFLEET_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "IMAGEFLEET_CALLER_PUBLIC_KEY", "value": caller_public_key},
+        {"name": "IMAGEFLEET_MAX_REQUEST_SECONDS", "value": str(spec.max_request_seconds)},
+        {"name": "IMAGEFLEET_PORT", "value": "8000"},
+    ]
 
 
 def _resources(spec: WorkersSpec) -> Json:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from sys import intern
 from typing import Any
 
-from imagefleet_operator.api import GROUP, ImageModel, InferencePool, InvalidResource
+from imagefleet_operator.api import GROUP, AdapterSource, ImageModel, InferencePool, InvalidResource
 from imagefleet_operator.client import FIELD_MANAGER
 from imagefleet_operator.plan.types import (
     Child,
@@ -17,6 +17,7 @@ from imagefleet_operator.plan.types import (
     Pod,
     PoolModel,
     PoolSpec,
+    SourceSpec,
     Trouble,
 )
 from imagefleet_operator.render import HASH_ANNOTATION
@@ -59,16 +60,26 @@ def model_record(obj: Mapping[str, Any]) -> Parent[ModelSpec]:
     except InvalidResource as error:
         return _parent(obj, None, error.message)
     record = ModelSpec(
-        uri=spec.source.uri,
-        folder=spec.source.folder,
-        claim=spec.source.claim,
-        digest=spec.source.digest,
-        pipeline=spec.pipeline.to_dict(),
+        source=_source(spec.source),
+        adapters={intern(a.name): _source(a.source) for a in spec.adapters},
+        pipeline=spec.pipeline.model_dump(mode="json", by_alias=True, exclude_defaults=True),
         defaults=spec.defaults.to_dict(),
         limits=spec.limits.to_dict(),
+        sizes=spec.sizes,
+        capabilities=spec.capabilities,
         memory_bytes=spec.memory_bytes,
     )
     return _parent(obj, record, "")
+
+
+def _source(source: AdapterSource) -> SourceSpec:
+    return SourceSpec(
+        uri=source.uri,
+        folder=source.folder,
+        claim=source.claim,
+        digest=source.digest,
+        secret=source.secret_ref.name if source.secret_ref else None,
+    )
 
 
 def _parent(obj: Mapping[str, Any], spec: Any, error: str) -> Parent[Any]:

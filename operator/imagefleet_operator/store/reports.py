@@ -5,12 +5,16 @@ from collections.abc import Mapping
 from sys import intern
 from typing import Any
 
-from imagefleet_operator.plan.types import Device, ModelReport, Report
+from imagefleet_operator.api.image_model import SIZE_CHECK
+from imagefleet_operator.api.image_model_status import MAX_MEASURED_SIZES
+from imagefleet_operator.plan.types import Device, ModelReport, Report, SizeReport
 
 NAME_CHARACTERS = 128
 """Of an accelerator's name: as many as the status holds."""
 MOST_BYTES = 2**53
 """No accelerator has more; sums of such numbers still fit what the API holds."""
+STAGE_CHARACTERS = 32
+MODES = ("text-to-image", "image-to-image", "inpainting")
 STATES = ("Absent", "Loading", "Resident", "Failed")
 
 
@@ -47,7 +51,22 @@ def _model(body: Mapping[str, Any]) -> ModelReport:
         memory_bytes=_whole(body, "memoryBytes"),
         seconds_per_megapixel_step=_number(body, "secondsPerMegapixelStep"),
         load_seconds=_number(body, "loadSeconds"),
+        stage=intern(str(body.get("stage") or "")[:STAGE_CHARACTERS]),
+        fetched_bytes=_whole(body, "fetchedBytes"),
+        fetch_total_bytes=_whole(body, "fetchTotalBytes"),
+        modes=tuple(sorted({intern(mode) for mode in body.get("modes") or () if mode in MODES})),
+        sizes=_sizes(body),
     )
+
+
+def _sizes(body: Mapping[str, Any]) -> tuple[SizeReport, ...]:
+    found: dict[str, SizeReport] = {}
+    for entry in body.get("sizes") or ():
+        size = str(entry.get("size"))
+        if SIZE_CHECK.holds(size) and len(found) < MAX_MEASURED_SIZES:
+            batch = _whole(entry, "maxBatch") or None
+            found[size] = SizeReport(intern(size), batch, _number(entry, "secondsPerStep"))
+    return tuple(found.values())
 
 
 def _device(body: Mapping[str, Any]) -> Device:

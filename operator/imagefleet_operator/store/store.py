@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
-from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
+from imagefleet_operator.plan.types import Child, Json, ModelSpec, Name, Parent, Pod, PoolSpec, Report
 from imagefleet_operator.store.records import child_record, model_record, pod_record, pool_record
 
 Key = tuple[Literal["pool", "model"], str, str]
@@ -240,7 +240,10 @@ def _same_for_others(old: Record, new: Record) -> bool:
 
 def _for_others(parent: Parent[Any]) -> tuple[Any, ...]:
     """Of a pool its spec; of a model also its status, how many workers hold it excepted."""
-    status = {} if isinstance(parent.spec, PoolSpec) else {**parent.status, "copies": None}
+    status: Json = {}
+    if not isinstance(parent.spec, PoolSpec):
+        told = [c for c in parent.status.get("conditions") or () if c.get("type") != "Cached"]
+        status = {**parent.status, "copies": None, "conditions": told}
     return parent.uid, parent.deleting, parent.spec, status
 
 

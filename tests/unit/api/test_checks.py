@@ -6,12 +6,11 @@ from hypothesis import strategies as st
 from imagefleet_operator.api import Source
 from imagefleet_operator.api.checks import Check, pattern
 from imagefleet_operator.api.image_model import (
+    ADAPTER_NAME_CHECK,
     CLASS_NAME_CHECK,
-    DIGEST_CHECK,
     SIZE_CHECK,
     SIZE_STEP_CHECK,
     SPDX_CHECK,
-    URI_CHECKS,
 )
 from imagefleet_operator.api.inference_pool import (
     IMAGE_CHECK,
@@ -20,6 +19,10 @@ from imagefleet_operator.api.inference_pool import (
     POOL_MODEL_NAME_CHECK,
     RESOURCE_CHECK,
 )
+from imagefleet_operator.api.source import DIGEST_CHECK, SECRET_NAME_CHECK, URI_CHECKS
+
+COMMIT = "71153311d3dbb46851df1931d3ca6e939de83304"
+HEX = "0123456789abcdef" * 4
 
 
 def refused_by(checks: tuple[Check, ...], text: str) -> str | None:
@@ -37,7 +40,34 @@ def refused_by(checks: tuple[Check, ...], text: str) -> str | None:
         ("pvc://w.example-1/a/b@c+d=e,f~g", None),
         ("", "uri must begin with"),
         ("/models/shapes-1", "uri must begin with"),
-        ("hf://org/model", "uri must begin with"),
+        (f"hf://org/Model-1.0@{COMMIT}", None),
+        (f"hf://org/model@{COMMIT}/fp16/", None),
+        ("hf://org/model", "an hf:// uri pins its revision"),
+        ("hf://org/model@main", "an hf:// uri pins its revision"),
+        (f"hf://org/model@{COMMIT[:7]}", "an hf:// uri pins its revision"),
+        (f"hf://org/model@{COMMIT.upper()}", "an hf:// uri pins its revision"),
+        (f"hf://org/model/{COMMIT}", "an hf:// uri pins its revision"),
+        (f"hf://model@{COMMIT}", "an hf:// uri names a repository"),
+        (f"hf://org/@{COMMIT}", "an hf:// uri names a repository"),
+        (f"hf://org/model@{COMMIT}/../x", "uri must not hold"),
+        ("s3://weights/sdxl", None),
+        ("s3://weights.example/a/b/", None),
+        ("s3://weights", "an s3:// uri holds the bucket's name"),
+        ("s3://Weights/a", "an s3:// uri holds the bucket's name"),
+        ("s3://ab/a", "an s3:// uri holds the bucket's name"),
+        ("s3:///a", "an s3:// uri holds the bucket's name"),
+        ("s3://weights/a//b", "uri must not hold"),
+        ("gs://my_weights/a", None),
+        ("gs://weights/", "a gs:// uri holds the bucket's name"),
+        (f"oci://registry.example.com:5000/a/b-c_d.e@sha256:{HEX}", None),
+        ("oci://localhost/a:v1.0_2", None),
+        ("oci://registry.example.com/a", "an oci:// uri names a registry"),
+        ("oci://registry.example.com:v1", "an oci:// uri names a registry"),
+        ("oci://registry.example.com/A:v1", "an oci:// uri names a registry"),
+        (f"oci://registry.example.com/a@sha256:{HEX[1:]}", "an oci:// uri names a registry"),
+        (f"oci://registry.example.com/a:v1@sha256:{HEX}", "an oci:// uri names a registry"),
+        ("oci://registry.example.com/a/../b:v1", "an oci:// uri names a registry"),
+        ("ftp://org/model", "uri must begin with"),
         ("FILE:///models", "uri must begin with"),
         ("file://models/a", "a file:// uri holds an absolute path"),
         ("file:///", "a file:// uri holds an absolute path"),
@@ -69,7 +99,9 @@ def test_a_uri_names_one_folder_that_can_be_mounted(uri: str, want: str | None) 
 @given(st.from_regex(r"\A(file://|pvc://)[a-z./]{0,12}\Z"))
 def test_a_uri_that_passes_never_leads_out_of_its_folder(uri: str) -> None:
     if refused_by(URI_CHECKS, uri) is None:
-        parts = Source(uri=uri).folder.split("/")
+        folder = Source(uri=uri).folder
+        assert folder is not None
+        parts = folder.split("/")
         assert parts[0] == ""
         assert not {"", ".", ".."} & set(parts[1:])
 
@@ -89,6 +121,8 @@ def test_a_uri_that_passes_never_leads_out_of_its_folder(uri: str) -> None:
             ["", "512", "512X512", "0x512", "512x512x3", "-8x8", "8x8"],
         ),
         (SIZE_STEP_CHECK, ["64x64", "512x768", "not a size"], ["100x512", "512x513"]),
+        (SECRET_NAME_CHECK, ["hub", "hub.token-1"], ["", "Hub", "-hub", "hub/", "hub token"]),
+        (ADAPTER_NAME_CHECK, ["a", "Pixel.art_2-x"], ["", "a b", "-a", "a.", "a/b", "a=b", "a#b"]),
         (
             SPDX_CHECK,
             [
@@ -115,7 +149,20 @@ def test_a_uri_that_passes_never_leads_out_of_its_folder(uri: str) -> None:
         ),
         (IMAGE_CHECK, ["worker", "r.example:5000/a/b@sha256:0", "a/b:1"], ["", "my worker", "-a", "a$b"]),
     ],
-    ids=["digest", "class", "size", "step", "spdx", "name", "model", "resource", "native", "image"],
+    ids=[
+        "digest",
+        "class",
+        "size",
+        "step",
+        "secret",
+        "adapter",
+        "spdx",
+        "name",
+        "model",
+        "resource",
+        "native",
+        "image",
+    ],
 )
 def test_a_check_holds_of_what_it_should(check: Check, holding: list[str], refused: list[str]) -> None:
     assert [text for text in holding if not check.holds(text)] == []

@@ -72,9 +72,18 @@ def test_the_shortest_model_has_every_default() -> None:
     spec = ImageModel.parse(make_model()).spec
     assert spec.to_dict() == {
         "source": {"uri": "file:///models/shapes-1"},
-        "pipeline": {"className": "AutoPipelineForText2Image", "dtype": "auto"},
+        "pipeline": {
+            "className": "AutoPipelineForText2Image",
+            "dtype": "auto",
+            "quantization": "none",
+            "compile": "none",
+            "attention": "auto",
+        },
         "defaults": {"steps": 20, "guidanceScale": 5.0, "size": "512x512"},
         "limits": {"maxMegapixels": 1.1, "maxSteps": 50, "maxImages": 4},
+        "sizes": [],
+        "capabilities": [],
+        "adapters": [],
     }
     assert spec.memory_bytes is None
 
@@ -91,13 +100,17 @@ def test_the_shortest_pool_has_every_default() -> None:
 @pytest.mark.parametrize(
     ("uri", "want_claim", "want_folder"),
     [
+        ("s3://weights/a", None, None),
+        ("oci://registry.example.com/a:v1", None, None),
         ("file:///models/shapes-1", None, "/models/shapes-1"),
         ("file:///models/shapes-1/", None, "/models/shapes-1"),
         ("pvc://weights/shapes-1", "weights", "/pvc/weights/shapes-1"),
         ("pvc://weights.example/a/b/", "weights.example", "/pvc/weights.example/a/b"),
     ],
 )
-def test_a_source_knows_its_claim_and_its_folder(uri: str, want_claim: str | None, want_folder: str) -> None:
+def test_a_source_knows_its_claim_and_its_folder(
+    uri: str, want_claim: str | None, want_folder: str | None
+) -> None:
     source = ImageModel.parse(make_model(source={"uri": uri})).spec.source
     assert (source.claim, source.folder) == (want_claim, want_folder)
 
@@ -119,8 +132,8 @@ def test_memory_is_known_in_bytes(memory: int | str, want: int) -> None:
         (ImageModel, {"source": {}}, "spec.source.uri: Field required"),
         (
             ImageModel,
-            {"source": {"uri": "s3://bucket/a"}},
-            "spec.source.uri: uri must begin with file:// or pvc://",
+            {"source": {"uri": "ftp://bucket/a"}},
+            "spec.source.uri: uri must begin with file://, pvc://, hf://",
         ),
         (
             ImageModel,
@@ -133,6 +146,18 @@ def test_memory_is_known_in_bytes(memory: int | str, want: int) -> None:
         (ImageModel, {"source": {"uri": "file:///a\n"}}, "spec.source.uri: uri may hold letters, digits"),
         (ImageModel, {"defaults": {"size": "large"}}, "spec.defaults.size: size must be WIDTHxHEIGHT"),
         (ImageModel, {"memory": "lots"}, "spec.memory: 'lots' is no quantity"),
+        (
+            ImageModel,
+            {"source": {"uri": "hf://owner/name@main"}},
+            "spec.source.uri: an hf:// uri pins its revision",
+        ),
+        (ImageModel, {"sizes": ["square"]}, "spec.sizes[0]: size must be WIDTHxHEIGHT"),
+        (
+            ImageModel,
+            {"adapters": [{"name": "pixel", "source": {"uri": "pixel"}}]},
+            "spec.adapters[0].source.uri: uri must begin with",
+        ),
+        (ImageModel, {"pipeline": {"stepCache": {}}}, "spec.pipeline.stepCache.type: Field required"),
         (
             ImageModel,
             {"pipeline": {"dtype": "int4"}},

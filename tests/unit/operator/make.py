@@ -17,6 +17,7 @@ from imagefleet_operator.plan.types import (
     PoolObserved,
     PoolSpec,
     Report,
+    SourceSpec,
     Worker,
 )
 
@@ -36,9 +37,16 @@ def pool(*models: str, replicas: int = 1, status: Json | None = None, **spec: An
 
 def model(name: str = "shapes-1", *, ready: bool = True, size: int = GIB, **status: Any) -> Parent[ModelSpec]:
     """A model, verified unless said otherwise."""
-    spec = ModelSpec(uri=f"file:///models/{name}", folder=f"/models/{name}", pipeline={"dtype": "auto"})
+    source = SourceSpec(uri=f"file:///models/{name}", folder=f"/models/{name}")
+    spec = ModelSpec(source, pipeline={"dtype": "auto"})
     found = {"digest": DIGEST, "bytes": size, "conditions": VERIFIED} if ready else {}
     return Parent("ns", name, f"{name}-uid", 1, False, spec, "", {**found, **status})
+
+
+def described(parent: Parent[ModelSpec], **fields: Any) -> Parent[ModelSpec]:
+    """The model with other fields in its spec."""
+    assert parent.spec is not None
+    return replace(parent, spec=replace(parent.spec, **fields))
 
 
 def pod(name: str = "a", **fields: Any) -> Pod:

@@ -5,23 +5,25 @@ from dataclasses import replace
 
 import pytest
 from imagefleet_operator.plan.conditions import REASONS, find
-from imagefleet_operator.plan.model import performances, plan_model
+from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.types import (
     Copy,
     JobState,
     Json,
     ModelObserved,
-    ModelReport,
     Pod,
     Refusal,
+    SourceSpec,
     Trouble,
 )
 
-from tests.unit.operator.make import DIGEST, NOW, holding, model, pod, unverified
+from tests.unit.operator.make import DIGEST, NOW, VERIFIED, described, holding, model, pod, unverified
 
 GOOD = {"ok": True, "digest": DIGEST, "bytes": 42, "files": 3, "className": "StableDiffusionPipeline"}
 WRONG = {"ok": False, "reason": "DigestMismatch", "message": "it is sha256:cd", "digest": "sha256:cd"}
 JOB = "shapes-1-verify-1"
+PIXEL = {"pixel": SourceSpec("s3://loras/pixel")}
+OTHER_DIGEST = SourceSpec("file:///models/shapes-1", "/models/shapes-1", digest="sha256:other")
 
 
 def reported(result: object, job: str = JOB) -> Pod:
@@ -41,6 +43,7 @@ def test_a_new_model_is_checked() -> None:
     assert [(c["type"], c["status"], c["reason"]) for c in plan.status["conditions"]] == [
         ("Ready", "False", "VerificationPending"),
         ("Verified", "False", "VerificationPending"),
+        ("Cached", "False", "NoCopies"),
         ("Reconciling", "True", "Progressing"),
     ]
 
@@ -57,7 +60,37 @@ def test_good_files_make_a_model_ready_with_what_was_found() -> None:
     assert [(c["type"], c["status"]) for c in plan.status["conditions"]] == [
         ("Ready", "True"),
         ("Verified", "True"),
+        ("Cached", "False"),
     ]
+
+
+def test_the_adapters_that_were_found_good_are_told_with_their_digests() -> None:
+    found = {**GOOD, "adapters": [{"name": "pixel", "digest": "sha256:p", "bytes": 7, "note": "x"}]}
+    wanted = described(model(ready=False), adapters=PIXEL)
+    seen = unverified(reported(found), model=wanted, job=JobState(complete=True))
+    plan = plan_model(seen, NOW)
+    assert plan.status["adapters"] == [{"name": "pixel", "digest": "sha256:p", "bytes": 7}]
+    again = plan_model(unverified(model=replace(wanted, status=plan.status)), NOW + 3600)
+    assert not again.verify
+    assert again.status == plan.status
+
+
+@pytest.mark.parametrize(
+    "adapters", [None, [], [{"name": "pixel"}], [{"name": "ink", "digest": "d"}], ["pixel"], "pixel"]
+)
+def test_a_good_report_without_an_adapter_of_the_spec_is_not_believed(adapters: object) -> None:
+    wanted = described(model(ready=False), adapters=PIXEL)
+    plan = plan_model(unverified(reported({**GOOD, "adapters": adapters}), model=wanted, job=JobState()), NOW)
+    found = find(plan.status, "Verified")
+    assert found is not None
+    assert found["reason"] == "VerificationPending"
+
+
+def test_while_files_are_fetched_a_model_says_so() -> None:
+    elsewhere = described(model(ready=False), source=SourceSpec("s3://weights/a"))
+    found = find(plan_model(unverified(model=elsewhere, job=JobState()), NOW).status, "Verified")
+    assert found is not None
+    assert found["message"] == "The files are being fetched and checked."
 
 
 def test_a_verified_model_is_not_checked_again_when_its_job_has_gone() -> None:
@@ -71,9 +104,7 @@ def test_a_verified_model_is_not_checked_again_when_its_job_has_gone() -> None:
 
 def test_a_digest_that_is_not_the_specs_does_not_count_as_verified() -> None:
     status = plan_model(unverified(reported(GOOD), job=JobState(complete=True)), NOW).status
-    found = model(ready=False)
-    assert found.spec is not None
-    other = replace(found, spec=replace(found.spec, digest="sha256:other"), status=status)
+    other = replace(described(model(ready=False), source=OTHER_DIGEST), status=status)
     assert plan_model(unverified(model=other), NOW).verify
 
 
@@ -145,6 +176,27 @@ def test_a_digest_that_is_not_the_specs_does_not_count_as_verified() -> None:
             id="the old finding stands while it is checked again",
         ),
         pytest.param(
+            unverified(reported({**WRONG, "reason": "AccessDenied"}), job=JobState(complete=True)),
+            False,
+            "AccessDenied",
+            True,
+            id="the source refuses",
+        ),
+        pytest.param(
+            unverified(reported({**WRONG, "reason": "FetchFailed"}), job=JobState(complete=True)),
+            False,
+            "FetchFailed",
+            False,
+            id="the network failed, which waiting may mend",
+        ),
+        pytest.param(
+            unverified(model=replace(model(ready=False), status=failed_before("FetchFailed"))),
+            True,
+            "FetchFailed",
+            False,
+            id="fetched again after a while",
+        ),
+        pytest.param(
             unverified(model=replace(model(ready=False), spec=None, error="spec.source: missing")),
             False,
             "SpecInvalid",
@@ -171,65 +223,101 @@ def test_a_failing_model_writes_the_same_status_round_after_round() -> None:
         assert plan_model(again, NOW + 600).status == status
 
 
-def test_copies_are_counted_over_all_pools() -> None:
-    copies = (
-        Copy(True, holding("shapes-1"), "cpu"),
-        Copy(True, None, "cpu"),
-        Copy(False, holding("shapes-1", pinned=False), "cpu"),
-        Copy(False, holding("shapes-1", "Absent", pinned=False), "cpu"),
-        Copy(True, holding("shapes-1", "Failed"), "cpu"),
-    )
-    plan = plan_model(unverified(model=model(), copies=copies), NOW)
-    assert plan.status["copies"] == {"available": 2, "total": 4, "failed": 1}
-
-
 def test_copies_stand_while_not_every_worker_was_asked() -> None:
     known = {"available": 3, "total": 3, "failed": 0}
-    assert plan_model(unverified(model=model(copies=known), copies=None), NOW).status["copies"] == known
+    cached = {"type": "Cached", "status": "True", "reason": "Cached", "message": "3 of 3 workers hold it."}
+    before = model(copies=known, conditions=[*VERIFIED, cached])
+    status = plan_model(unverified(model=before, copies=None), NOW).status
+    assert status["copies"] == known
+    now = find(status, "Cached")
+    assert now is not None
+    assert now.items() >= {key: cached[key] for key in ("status", "reason", "message")}.items()
 
 
-def measured(step: float | None, load: float | None = None, memory: int | None = None) -> Copy:
-    report = ModelReport("m", "Resident", True, "", "", "", memory, step, load)
-    return Copy(True, report, "NVIDIA-H200")
+NO_FP8 = holding("shapes-1", "Failed", reason="OptionUnsupported", message="no fp8.")
+TRYING = holding("shapes-1", "Loading")
+UNTRIED = holding("shapes-1", "Absent", pinned=False)
+HELD = holding("shapes-1")
+
+
+def after(*rounds: list[Copy] | None) -> Json:
+    """The status after each round's copies were seen, one round after the other."""
+    status: Json = model().status
+    for copies in rounds:
+        seen = unverified(
+            model=replace(model(), status=status), copies=None if copies is None else tuple(copies)
+        )
+        status = plan_model(seen, NOW).status
+    return status
 
 
 @pytest.mark.parametrize(
-    ("old", "copies", "want"),
+    ("rounds", "want"),
     [
-        pytest.param([], [measured(None)], [], id="nothing measured"),
+        pytest.param([[Copy(True, NO_FP8, "cpu")]], "OptionUnsupported", id="the only accelerator cannot"),
         pytest.param(
-            [],
-            [measured(0.0111, 1.71, 7838315315), measured(0.0119), measured(0.5)],
-            [
-                {
-                    "accelerator": "NVIDIA-H200",
-                    "secondsPerMegapixelStep": 0.012,
-                    "loadSeconds": 1.7,
-                    "memory": "7.3Gi",
-                }
-            ],
-            id="medians",
+            [[Copy(True, NO_FP8, "cpu"), Copy(True, HELD, "H200")]], "Ready", id="another pool's can"
         ),
         pytest.param(
-            [{"accelerator": "NVIDIA-H200", "secondsPerMegapixelStep": 0.012}],
-            [measured(0.0125)],
-            [{"accelerator": "NVIDIA-H200", "secondsPerMegapixelStep": 0.012}],
-            id="noise",
+            [[Copy(True, NO_FP8, "cpu"), Copy(False, UNTRIED, "H200")]],
+            "Ready",
+            id="another has not tried yet",
         ),
         pytest.param(
-            [{"accelerator": "cpu", "loadSeconds": 3.0}],
-            [measured(0.02)],
-            [
-                {"accelerator": "NVIDIA-H200", "secondsPerMegapixelStep": 0.02},
-                {"accelerator": "cpu", "loadSeconds": 3.0},
-            ],
-            id="what nobody measures now stays",
+            [[Copy(True, NO_FP8, "cpu"), Copy(True, None, "H200")]], "Ready", id="another was not told yet"
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu"), Copy(True, NO_FP8, "T4")]], "OptionUnsupported", id="none can"
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], [Copy(True, TRYING, "cpu")]],
+            "OptionUnsupported",
+            id="it tries again",
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], [Copy(True, HELD, "cpu")]], "Ready", id="a newer worker can"
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], [Copy(False, UNTRIED, "cpu")]],
+            "Ready",
+            id="a newer worker has not tried: on demand it would never be asked to",
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], None], "OptionUnsupported", id="the operator has just started"
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], []], "OptionUnsupported", id="no worker is there for a while"
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], [], [Copy(True, TRYING, "H200")]],
+            "Ready",
+            id="it moves to another pool",
+        ),
+        pytest.param(
+            [[Copy(True, HELD, "cpu"), Copy(True, NO_FP8, "cpu")]],
+            "Ready",
+            id="one worker of a kind can, so the other's image is another",
         ),
     ],
 )
-def test_performance(old: list[Json], copies: list[Copy], want: list[Json]) -> None:
-    assert performances(old, copies) == want
-    assert performances(want, copies) == want
+def test_a_model_is_ready_where_any_accelerator_may_do_what_it_asks(
+    rounds: list[list[Copy] | None], want: str
+) -> None:
+    status = after(*rounds)
+    ready, stalled = find(status, "Ready"), find(status, "Stalled")
+    assert ready is not None
+    assert (ready["reason"], ready["status"]) == (want, str(want == "Ready"))
+    assert (stalled is None) is (want == "Ready")
+    assert find(status, "Reconciling") is None
+    assert after(*rounds, rounds[-1]) == status
+
+
+def test_which_accelerator_cannot_do_what_a_model_asks_is_told_although_it_is_served() -> None:
+    status = after([Copy(True, NO_FP8, "cpu"), Copy(True, HELD, "H200")])
+    ready = find(status, "Ready")
+    assert ready is not None
+    assert ready["message"].endswith("Not on every accelerator: cpu: no fp8.")
+    assert status["performance"] == [{"accelerator": "cpu", "unsupported": "no fp8."}]
 
 
 def test_a_job_that_exists_is_never_made_again() -> None:

@@ -6,13 +6,23 @@ import pytest
 from imagefleet_operator.plan.conditions import REASONS, find, timestamp
 from imagefleet_operator.plan.policy import Annotate, Put, policy_hash
 from imagefleet_operator.plan.pool import POLL_SETTLED, POLL_UNSETTLED, PoolPlan, WorkerPlan, plan_pool
-from imagefleet_operator.plan.types import Device, PoolModel, PoolObserved, Refusal, Trouble, Worker
+from imagefleet_operator.plan.types import (
+    Device,
+    PoolModel,
+    PoolObserved,
+    Refusal,
+    SourceSpec,
+    Trouble,
+    Worker,
+)
 
 from tests.unit.operator.make import (
     DIGEST,
     GIB,
     NOW,
+    VERIFIED,
     deployment,
+    described,
     holding,
     model,
     observed,
@@ -181,6 +191,20 @@ ON_DEMAND = pool(models=(PoolModel("x", "shapes-1", 0),))
             id="the load failed",
         ),
         pytest.param(
+            observed(
+                worker("a", holding("shapes-1", "Failed", reason="OptionUnsupported", message="no fp8"))
+            ),
+            "ModelsPlaced=False OptionUnsupported",
+            id="the accelerator cannot do what the model asks",
+        ),
+        pytest.param(
+            observed(
+                worker(), models={"shapes-1": described(model(), adapters={"x": SourceSpec("s3://b/x")})}
+            ),
+            "ModelsPlaced=False ModelNotReady",
+            id="an adapter is not verified",
+        ),
+        pytest.param(
             observed(worker(), models={"shapes-1": model(size=80 * GIB)}),
             "ModelsPlaced=False ModelDoesNotFit",
             id="too large",
@@ -303,6 +327,32 @@ def test_nothing_is_decided_or_said_before_every_worker_was_asked() -> None:
     unasked = Worker(pod("b"))
     seen = observed(worker("a"), unasked, pool=replace(pool(), status=status))
     assert plan_pool(seen, NOW) == PoolPlan(status=status, poll_seconds={"b": 0.0})
+
+
+REFUSED = holding("shapes-1", "Failed", reason="OptionUnsupported", message="no fp8 without a GPU.")
+ON_H200 = report(holding("shapes-1"), devices=(Device("NVIDIA-H200"),))
+
+
+def test_who_cannot_do_what_a_model_asks_and_why_is_told() -> None:
+    found = find(plan_pool(observed(worker("a", REFUSED)), NOW).status, "ModelsPlaced")
+    assert found is not None
+    assert found["message"] == "shapes-1 on cpu: no fp8 without a GPU."
+
+
+def test_a_model_that_was_found_unsupported_stays_in_the_policy() -> None:
+    """Were it taken away, the worker would forget why, and the model be given again, for ever."""
+    refused = [{"type": "Ready", "status": "False", "reason": "OptionUnsupported"}, VERIFIED[1]]
+    plan = plan_pool(observed(worker("a", REFUSED), models={"shapes-1": model(conditions=refused)}), NOW)
+    assert [[entry["model"] for entry in p.policy] for p in plan.workers] == [["shapes-1"]]
+
+
+def test_one_accelerator_that_can_hold_a_model_is_enough_for_a_pool_that_asks_for_one_copy() -> None:
+    able = replace(worker("b"), report=ON_H200)
+    status = plan_pool(observed(worker("a", REFUSED), able), NOW).status
+    assert status["models"][0]["ready"] is True
+    assert find(status, "ModelsPlaced") == condition(
+        "ModelsPlaced", "True", "ModelsPlaced", "Every model is resident on as many workers as it asks for."
+    )
 
 
 def test_measured_memory_goes_before_the_size_of_the_files() -> None:

@@ -13,9 +13,9 @@ from imagefleet_operator.plan.policy import (
     policy_hash,
     steps,
 )
-from imagefleet_operator.plan.types import Device, Json, Worker
+from imagefleet_operator.plan.types import Device, Json, SourceSpec, Worker
 
-from tests.unit.operator.make import DIGEST, holding, model, pod, report
+from tests.unit.operator.make import DIGEST, described, holding, model, pod, report
 
 
 def entry(name: str, *, pinned: bool = True) -> Json:
@@ -89,6 +89,40 @@ def test_an_entry_carries_the_verified_digest_and_what_was_measured() -> None:
         "limits": {},
         "memoryBytes": 5,
         "loadSeconds": 1.7,
+    }
+
+
+def test_an_entry_of_a_model_from_elsewhere_says_whence_and_with_what_to_fetch_it() -> None:
+    adapters = {
+        "pixel": SourceSpec("s3://loras/pixel", digest="sha256:given", secret="bucket"),
+        "ink": SourceSpec("pvc://loras/ink", "/pvc/loras/ink", "loras"),
+        "chalk": SourceSpec("gs://loras/chalk"),
+    }
+    verified = [{"name": name, "digest": f"sha256:{name}"} for name in adapters]
+    found = described(
+        model("a", adapters=verified),
+        source=SourceSpec("hf://a/b@c", secret="hub"),
+        adapters=adapters,
+        sizes=("512x512",),
+        capabilities=("inpainting",),
+    )
+    made = policy_entry(found, pinned=True, memory_bytes=5, speed={})
+    assert "path" not in made
+    assert {key: made[key] for key in ("uri", "credentials", "sizes", "capabilities", "adapters")} == {
+        "uri": "hf://a/b@c",
+        "credentials": "/secrets/hub",
+        "sizes": ["512x512"],
+        "capabilities": ["inpainting"],
+        "adapters": [
+            {
+                "name": "pixel",
+                "uri": "s3://loras/pixel",
+                "credentials": "/secrets/bucket",
+                "digest": "sha256:pixel",
+            },
+            {"name": "ink", "path": "/pvc/loras/ink", "digest": "sha256:ink"},
+            {"name": "chalk", "uri": "gs://loras/chalk", "digest": "sha256:chalk"},
+        ],
     }
 
 

@@ -13,6 +13,7 @@ from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
 from imagefleet_operator.plan.conditions import find
 from imagefleet_operator.plan.types import Json
+from imagefleet_operator.plan.workers import WorkerDefaults
 from imagefleet_operator.reconcile import SETTLE_SECONDS, Reconciler
 from imagefleet_operator.store.store import Key, Store
 from imagefleet_operator.sync import list_all
@@ -48,7 +49,7 @@ class World:
         self.reconciler = Reconciler(
             self.store,
             Actor(self.store, self.api, events, self.woken.extend),
-            worker_image="worker:1",
+            workers=WorkerDefaults("worker:1"),
             caller_public_key="PEM",
             call=lambda *call: self.calls.append(call),
             clock=clock,

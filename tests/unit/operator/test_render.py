@@ -4,15 +4,25 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from imagefleet_operator.plan.workers import VerifySpec, WorkersSpec, verify_spec, workers_spec
+from imagefleet_operator.plan.types import SourceSpec
+from imagefleet_operator.plan.workers import (
+    NodeCache,
+    VerifySpec,
+    WorkerDefaults,
+    WorkersSpec,
+    verify_spec,
+    workers_spec,
+)
 from imagefleet_operator.render import HASH_ANNOTATION, hash_of, pool_children, verify_job
 from imagefleet_operator.render.merge import merge_pod_template
 
-from tests.unit.operator.make import model, observed, pool
+from tests.unit.operator.make import described, model, observed, pool
 
 SPEC = WorkersSpec("ns", "thumbs", "uid", "img:1", 2, "nvidia.com/gpu", 1, {}, 300, (), {})
 JOB = VerifySpec("ns", "shapes-1", "uid", "img:1", ("verify", "--uri", "pvc://w/a"), ("w",))
 CPU = replace(SPEC, accelerator_count=0)
+FETCHING = replace(SPEC, secrets=("bucket", "hub.token"))
+FETCH_JOB = replace(JOB, secrets=("bucket",), cache=NodeCache())
 
 
 def pod_spec(spec: WorkersSpec | VerifySpec) -> Any:
@@ -21,7 +31,9 @@ def pod_spec(spec: WorkersSpec | VerifySpec) -> Any:
 
 
 @pytest.mark.parametrize(
-    "spec", [SPEC, CPU, replace(SPEC, claims=("w",)), JOB], ids=["gpu", "cpu", "claim", "verify"]
+    "spec",
+    [SPEC, CPU, replace(SPEC, claims=("w",)), FETCHING, JOB, FETCH_JOB],
+    ids=["gpu", "cpu", "claim", "secrets", "verify", "fetch"],
 )
 def test_pods_satisfy_the_restricted_level(spec: WorkersSpec | VerifySpec) -> None:
     pod = pod_spec(spec)
@@ -30,7 +42,7 @@ def test_pods_satisfy_the_restricted_level(spec: WorkersSpec | VerifySpec) -> No
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
     for volume in pod["volumes"]:
-        assert volume.keys() - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+        assert volume.keys() - {"name"} <= {"emptyDir", "persistentVolumeClaim", "secret"}
     for container in pod["containers"]:
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
@@ -80,7 +92,7 @@ def test_a_worker_on_the_cpu_asks_for_no_accelerator() -> None:
     pod = deployment["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"] == {}
     assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
-    assert [v["name"] for v in pod["volumes"]] == ["tmp"]
+    assert [v["name"] for v in pod["volumes"]] == ["cache", "tmp"]
     assert "tolerations" not in pod
 
 
@@ -98,6 +110,9 @@ def test_a_worker_is_told_what_the_contract_says() -> None:
         "IMAGEFLEET_CALLER_PUBLIC_KEY": "KEY",
         "IMAGEFLEET_MAX_REQUEST_SECONDS": "300",
         "IMAGEFLEET_PORT": "8000",
+        "IMAGEFLEET_CACHE_DIR": "/cache",
+        "IMAGEFLEET_CACHE_BYTES": "0",
+        "IMAGEFLEET_SOURCE_LIMIT_BYTES": str(200 * 2**30),
         "HF_HUB_OFFLINE": "1",
         "HOME": "/tmp",
     }
@@ -145,24 +160,99 @@ def test_a_job_gives_up_goes_away_and_holds_no_accelerator() -> None:
     assert job["template"]["spec"]["containers"][0]["args"] == ["verify", "--uri", "pvc://w/a"]
 
 
+LOCAL = SourceSpec("pvc://w/a", "/pvc/w/a", "w", "sha256:x")
+HUB = SourceSpec("hf://a/b@c", secret="hub")
+LORA = SourceSpec("s3://loras/pixel", digest="sha256:ab", secret="bucket")
+
+
 def test_the_check_is_told_what_the_spec_knows() -> None:
-    found = model()
-    assert found.spec is not None
-    spec = replace(found.spec, digest="sha256:x", claim="w", pipeline={"className": "FluxPipeline"})
-    made = verify_spec(replace(found, spec=spec), "img")
+    found = described(model(), source=LOCAL, pipeline={"className": "FluxPipeline"})
+    made = verify_spec(found, WorkerDefaults("img"))
     assert made is not None
-    assert made.arguments[3:] == ("--digest", "sha256:x", "--class-name", "FluxPipeline")
-    assert made.claims == ("w",)
+    assert made.arguments == (
+        "verify", "--uri", "pvc://w/a", "--digest", "sha256:x", "--class-name", "FluxPipeline",
+    )  # fmt: skip
+    assert (made.claims, made.secrets, made.cache) == (("w",), (), None)
+
+
+def test_the_check_is_told_of_credentials_and_adapters() -> None:
+    adapters = {"pixel": LORA, "ink": SourceSpec("file:///loras/ink", "/loras/ink")}
+    made = verify_spec(described(model(), source=HUB, adapters=adapters), WorkerDefaults("img"))
+    assert made is not None
+    assert made.arguments == (
+        "verify", "--uri", "hf://a/b@c", "--credentials", "/secrets/hub",
+        "--adapter", "pixel=s3://loras/pixel#sha256:ab", "--adapter-credentials", "pixel=/secrets/bucket",
+        "--adapter", "ink=file:///loras/ink",
+    )  # fmt: skip
+    assert (made.secrets, made.cache) == (("bucket", "hub"), NodeCache())
 
 
 def test_a_pool_takes_its_claims_from_its_models_and_its_image_from_the_operator() -> None:
-    found = model("shapes-1")
-    assert found.spec is not None
-    on_claim = replace(found, spec=replace(found.spec, claim="weights"))
-    made = workers_spec(observed(models={"shapes-1": on_claim, "gone": None}), "img:operator")
+    on_claim = described(model("shapes-1"), source=LOCAL)
+    made = workers_spec(observed(models={"shapes-1": on_claim, "gone": None}), WorkerDefaults("img:operator"))
     assert made is not None
-    assert (made.claims, made.image) == (("weights",), "img:operator")
-    assert workers_spec(observed(pool=replace(pool(), spec=None), models={}), "img") is None
+    assert (made.claims, made.image) == (("w",), "img:operator")
+    assert workers_spec(observed(pool=replace(pool(), spec=None), models={}), WorkerDefaults("img")) is None
+
+
+def test_another_model_with_a_secret_that_is_mounted_already_restarts_no_worker() -> None:
+    one = described(model("shapes-1"), source=HUB, adapters={"pixel": LORA})
+    another = described(model("shapes-2"), source=replace(HUB, uri="hf://a/other@d"))
+    defaults = WorkerDefaults("img")
+    alone = workers_spec(observed(models={"shapes-1": one}), defaults)
+    both = workers_spec(observed(models={"shapes-2": another, "shapes-1": one}), defaults)
+    assert alone is not None
+    assert alone.secrets == ("bucket", "hub")
+    assert both == alone
+
+
+def test_secrets_are_mounted_read_only_under_their_names_and_may_be_missing() -> None:
+    pod = pod_spec(FETCHING)
+    mounts = pod["containers"][0]["volumeMounts"]
+    assert {"name": "secret-1", "mountPath": "/secrets/hub.token", "readOnly": True} in mounts
+    assert {"name": "secret-1", "secret": {"secretName": "hub.token", "optional": True}} in pod["volumes"]
+
+
+@pytest.mark.parametrize("spec", [SPEC, FETCH_JOB], ids=["worker", "fetch"])
+@pytest.mark.parametrize(
+    ("cache", "want_group"),
+    [
+        (NodeCache({"hostPath": {"path": "/var/cache", "type": "Directory"}}, 5), None),
+        (NodeCache({"persistentVolumeClaim": {"claimName": "cache"}}, 5, group=True), 65532),
+    ],
+    ids=["a folder of the node", "a claim"],
+)
+def test_the_node_cache_is_where_the_settings_say(
+    spec: WorkersSpec | VerifySpec, cache: NodeCache, want_group: int | None
+) -> None:
+    pod = pod_spec(replace(spec, cache=cache, source_limit_bytes=7))
+    assert {"name": "cache", **cache.volume} in pod["volumes"]
+    container = pod["containers"][0]
+    assert {"name": "cache", "mountPath": "/cache"} in container["volumeMounts"]
+    variables = {e["name"]: e.get("value") for e in container["env"]}
+    assert variables.items() >= {
+        "IMAGEFLEET_CACHE_DIR": "/cache", "IMAGEFLEET_CACHE_BYTES": "5", "IMAGEFLEET_SOURCE_LIMIT_BYTES": "7",
+    }.items()  # fmt: skip
+    assert pod["securityContext"].get("fsGroup") == want_group
+
+
+def test_a_check_that_fetches_nothing_needs_no_cache_and_less_time() -> None:
+    job, fetch = verify_job(JOB)["spec"], verify_job(FETCH_JOB)["spec"]
+    assert "cache" not in {volume["name"] for volume in pod_spec(JOB)["volumes"]}
+    assert job["activeDeadlineSeconds"] < fetch["activeDeadlineSeconds"]
+
+
+@pytest.mark.parametrize("spec", [SPEC, JOB], ids=["worker", "verify"])
+def test_further_variables_reach_every_pod_and_go_before_ours(spec: WorkersSpec | VerifySpec) -> None:
+    proxy, home = {"name": "HTTPS_PROXY", "value": "http://proxy:3128"}, {"name": "HOME", "value": "/cache"}
+    env = pod_spec(replace(spec, env=(proxy, home)))["containers"][0]["env"]
+    assert proxy in env
+    assert [variable for variable in env if variable["name"] == "HOME"] == [home]
+
+
+def test_a_check_runs_under_the_account_that_the_settings_name() -> None:
+    assert pod_spec(replace(JOB, account="fetcher"))["serviceAccountName"] == "fetcher"
+    assert "serviceAccountName" not in pod_spec(JOB)
 
 
 OURS: dict[str, Any] = {

@@ -20,6 +20,19 @@ OLD: Json = {"observedGeneration": 1, "replicas": 1, "accelerator": {"powerWatts
             {"accelerator": {"powerWatts": 100, "count": 2}}, 2.0, 3.0, id="another accelerator soon"
         ),
         pytest.param({"performance": [{"accelerator": "cpu"}]}, 2.0, 3.0, id="a first measurement soon"),
+        pytest.param(
+            {"performance": [{"accelerator": "cpu", "sizes": [{"size": "64x64"}]}]},
+            2.0,
+            3.0,
+            id="a new size soon",
+        ),
+        pytest.param({"copies": {"bytesFetched": 12}}, 1.0, 4.0, id="progress at most every five seconds"),
+        pytest.param(
+            {"conditions": [*READY, {"type": "Cached", "status": "True", "reason": "C", "message": "m"}]},
+            1.0,
+            4.0,
+            id="copies that come and go, as their counts",
+        ),
         pytest.param({"observedGeneration": 2}, 0.5, 0.0, id="a new generation at once"),
         pytest.param({"models": []}, 0.5, 0.0, id="the models at once"),
         pytest.param({"conditions": [{**READY[0], "status": "True"}]}, 0.5, 0.0, id="a condition at once"),

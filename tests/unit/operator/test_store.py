@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POD, POOL, SERVICE, Kind
-from imagefleet_operator.plan.types import DeploymentState, JobState, Trouble
+from imagefleet_operator.plan.types import DeploymentState, JobState, SourceSpec, Trouble
 from imagefleet_operator.store.records import child_record, model_record, pod_record, pool_record
 from imagefleet_operator.store.store import Store, WorkerState
 
@@ -65,8 +65,10 @@ def test_a_model_concerns_the_pools_that_name_it_unless_only_copies_changed() ->
     store.put(POOL, pool_obj())
     assert store.put(MODEL, model_obj()) == {MODEL_KEY, POOL_KEY}
     assert store.put(MODEL, model_obj(2, status={"copies": {"total": 1}})) == {MODEL_KEY}
-    assert store.put(MODEL, model_obj(3, status={"digest": "d"})) == {MODEL_KEY, POOL_KEY}
-    assert store.remove(MODEL, model_obj(4)) == {MODEL_KEY, POOL_KEY}
+    cached = {"conditions": [{"type": "Cached", "status": "False", "message": "42 %"}]}
+    assert store.put(MODEL, model_obj(3, status=cached)) == {MODEL_KEY}
+    assert store.put(MODEL, model_obj(4, status={"digest": "d"})) == {MODEL_KEY, POOL_KEY}
+    assert store.remove(MODEL, model_obj(5)) == {MODEL_KEY, POOL_KEY}
 
 
 def test_children_and_pods_concern_their_pool() -> None:
@@ -198,8 +200,39 @@ def test_a_pool_is_read_with_its_defaults() -> None:
 def test_a_model_is_read_with_where_workers_see_it() -> None:
     spec = model_record(model_obj()).spec
     assert spec is not None
-    assert (spec.folder, spec.claim) == ("/pvc/weights/m", "weights")
-    assert spec.pipeline == {"className": "AutoPipelineForText2Image", "dtype": "auto"}
+    assert spec.source == SourceSpec("pvc://weights/m", "/pvc/weights/m", "weights")
+    assert not spec.source.remote
+
+
+def test_a_model_from_elsewhere_is_read_with_its_credentials_and_adapters() -> None:
+    lora = {"name": "pixel", "source": {"uri": "file:///loras/pixel", "digest": "sha256:" + "0" * 64}}
+    source = {"uri": "s3://weights/m", "secretRef": {"name": "bucket"}}
+    spec = model_record(obj(MODEL, "m", spec={"source": source, "adapters": [lora]})).spec
+    assert spec is not None
+    assert spec.source == SourceSpec("s3://weights/m", secret="bucket")
+    assert (spec.source.remote, spec.source.credentials) == (True, "/secrets/bucket")
+    assert spec.adapters == {
+        "pixel": SourceSpec("file:///loras/pixel", "/loras/pixel", digest="sha256:" + "0" * 64)
+    }
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "want"),
+    [
+        ({}, {}),
+        ({"dtype": "auto", "quantization": "none", "compile": "none", "attention": "auto"}, {}),
+        (
+            {"dtype": "bfloat16", "stepCache": {"type": "FirstBlock", "threshold": 0.1}},
+            {"dtype": "bfloat16", "stepCache": {"type": "FirstBlock", "threshold": 0.1}},
+        ),
+        ({"stepCache": {"type": "TaylorSeer"}}, {"stepCache": {"type": "TaylorSeer"}}),
+    ],
+    ids=["absent", "as by default", "some", "without a threshold"],
+)
+def test_of_a_pipeline_workers_are_told_what_is_not_the_default(pipeline: Obj, want: Obj) -> None:
+    spec = model_record(obj(MODEL, "m", spec={"source": {"uri": "file:///m"}, "pipeline": pipeline})).spec
+    assert spec is not None
+    assert spec.pipeline == want
 
 
 def test_a_spec_that_cannot_be_read_is_an_error_of_that_object_alone() -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from imagefleet_operator import workers
-from imagefleet_operator.plan.types import Device, ModelReport
+from imagefleet_operator.plan.types import Device, ModelReport, SizeReport
 from imagefleet_operator.store.reports import InvalidReportError, read_report
 from imagefleet_operator.workers import (
     CallerKeyError,
@@ -167,6 +167,40 @@ def test_a_report_is_read_as_far_as_plans_need_it() -> None:
     assert report.draining
     assert report.of("m") is report.models[0]
     assert report.of("other") is None
+
+
+def test_a_report_tells_how_far_a_load_is_and_what_was_measured() -> None:
+    loading = {
+        "model": "m",
+        "state": "Loading",
+        "stage": "fetch",
+        "fetchedBytes": 5,
+        "fetchTotalBytes": 10,
+        "modes": ["inpainting", "text-to-image", "text-to-video", "inpainting"],
+        "sizes": [
+            {"size": "512x512", "maxBatch": 4, "secondsPerStep": 0.05, "peakBytes": 9},
+            {"size": "768x512", "maxBatch": 0},
+            {"size": "huge", "maxBatch": 2},
+        ],
+    }
+    (found,) = read_report({**REPORT, "models": [loading]}).models
+    assert (found.fetching, found.fetched_bytes, found.fetch_total_bytes) == (True, 5, 10)
+    assert found.modes == ("inpainting", "text-to-image")
+    assert found.sizes == (SizeReport("512x512", 4, 0.05), SizeReport("768x512"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "want"),
+    [
+        ({"state": "Failed", "reason": "OptionUnsupported", "message": "no fp8"}, "no fp8"),
+        ({"state": "Failed", "reason": "LoadFailed", "message": "no fp8"}, ""),
+        ({"state": "Loading", "reason": "OptionUnsupported", "message": "no fp8"}, ""),
+    ],
+    ids=["it says so", "it failed otherwise", "it tries again"],
+)
+def test_only_a_worker_that_failed_for_it_calls_an_option_unsupported(fields: Any, want: str) -> None:
+    (found,) = read_report({**REPORT, "models": [{"model": "m", **fields}]}).models
+    assert found.unsupported == want
 
 
 @pytest.mark.parametrize("value", [None, "7", True, -1, float("nan"), float("inf")])
