@@ -20,8 +20,10 @@ BATCH_SECONDS = 0.05
 
 
 class Images(litserve.LitAPI):  # type: ignore[misc]
-    folder = ""
-    threads = 1
+    def __init__(self, folder: str, threads: int) -> None:
+        super().__init__(max_batch_size=MAX_BATCH, batch_timeout=BATCH_SECONDS, api_path="/generate")
+        self.folder = folder
+        self.threads = threads
 
     def setup(self, device: str) -> None:
         torch.set_num_threads(self.threads)
@@ -47,7 +49,6 @@ class Images(litserve.LitAPI):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    Images.folder, Images.threads = sys.argv[1], int(sys.argv[2])
-    api = Images(max_batch_size=MAX_BATCH, batch_timeout=BATCH_SECONDS, api_path="/generate")
+    api = Images(sys.argv[1], int(sys.argv[2]))
     server = litserve.LitServer(api, accelerator="cpu", timeout=120)
     server.run(host="127.0.0.1", port=int(sys.argv[3]), generate_client_file=False, log_level="warning")
