@@ -1,38 +1,44 @@
 """The ASGI application: paths, bodies, headers, one log line per image request."""
 
 import asyncio
-import re
+import contextlib
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import Any, Protocol
 
 import msgspec
 
-from . import images
-from .dispatch import Dispatcher, Trace
+from .bodies import Body, Budget, CallerGoneError, Header, Receive, read_head
+from .dispatch import Dispatcher
+from .endpoints import ENDPOINTS, Reader, read
 from .errors import ApiError, server_error
 from .fleet import Fleet
 from .metrics import Metrics
+from .relay import Relay, Trace
 from .snapshot import describe
-from .upstream import Reply
+from .upstream import EVENT_STREAM
 
 Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+Headers = list[Header]
 
-MAX_BODY_BYTES = 1024 * 1024
-# How long a body may take to arrive.
-BODY_SECONDS = 60.0
 # The caller's connection is watched once a request takes this long (seconds): quicker ones end by themselves.
 DISCONNECT_WATCH_SECONDS = 0.05
+# A caller that has taken nothing of its stream for this long is as good as gone (seconds). Shorter than a worker's
+# patience with the gateway, so that the fault is not found with the worker.
+STALLED_SECONDS = 45.0
 CLIENT_CLOSED = 499
 
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _METRICS = (b"content-type", b"text/plain; version=1.0.0; charset=utf-8")
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_STREAM_HEADERS = (
+    (b"content-type", EVENT_STREAM),
+    (b"cache-control", b"no-cache"),
+    # nginx collects replies unless it is told not to.
+    (b"x-accel-buffering", b"no"),
+)
 
 _encoder = msgspec.json.Encoder()
 
@@ -58,10 +64,6 @@ class LogLine(msgspec.Struct):
     attempts: int
 
 
-class CallerGoneError(Exception):
-    """The caller closed its connection before the reply."""
-
-
 class App:
     """`draining` is set at shutdown: /readyz then says 503, everything else goes on."""
 
@@ -70,6 +72,7 @@ class App:
         fleet: Fleet,
         dispatcher: Dispatcher,
         metrics: Metrics,
+        bodies: Budget,
         pod: str,
         log: Sink,
         clock: Callable[[], float] = time.monotonic,
@@ -77,6 +80,7 @@ class App:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._bodies = bodies
         self._pod = pod
         self._log = log
         self._clock = clock
@@ -96,9 +100,11 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        trace = Trace(_request_id(scope["headers"]), self._clock())
-        if scope["path"] == "/v1/images/generations" and scope["method"] == "POST":
-            await self._images(scope, receive, send, trace)
+        head = read_head(scope["headers"])
+        trace = Trace(head.request_id, self._clock(), head.tracing)
+        readers = ENDPOINTS.get(scope["path"])
+        if readers is not None and scope["method"] == "POST":
+            await self._images(readers, Body(head, receive, self._bodies), receive, send, trace)
             return
         try:
             status, kind, body = self._get(scope["method"], scope["path"])
@@ -111,11 +117,10 @@ class App:
         handler = self._gets.get(path)
         if handler is None and path.startswith("/v1/models/"):
             handler = lambda: self._model(path.removeprefix("/v1/models/"))  # noqa: E731
-        allowed = "GET" if handler else "POST" if path == "/v1/images/generations" else None
+        allowed = "GET" if handler else "POST" if path in ENDPOINTS else None
         if allowed is None:
-            raise ApiError(
-                404, "unknown_url", f"Unknown URL: {method} {path[:200]}. See POST /v1/images/generations."
-            )
+            known = " and ".join(ENDPOINTS)
+            raise ApiError(404, "unknown_url", f"Unknown URL: {method} {path[:200]}. See POST {known}.")
         if handler is None or method != "GET":
             allow = ((b"allow", allowed.encode()),)
             raise ApiError(405, "method_not_allowed", f"{path} takes only {allowed}.", headers=allow)
@@ -149,13 +154,18 @@ class App:
         ]
         return 200, _JSON, _encoder.encode({"pod": self._pod, "models": models})
 
-    async def _images(self, scope: Scope, receive: Receive, send: Send, trace: Trace) -> None:
+    async def _images(
+        self, readers: Mapping[bytes, Reader], body: Body, receive: Receive, send: Send, trace: Trace
+    ) -> None:
         self.running += 1
         self.idle.clear()
-        code = ""
         try:
-            body = await _read_body(scope["headers"], receive)
-            reply = await self._generate(body, receive, trace)
+            request = await read(readers, body)
+            with _CallerWatch(receive):
+                reply = await self._dispatcher.generate(request, trace)
+                if isinstance(reply, Relay):
+                    await self._stream(reply, send, trace)
+                    return
             status, code, headers, payload = reply.status, trace.worker_code, [_JSON], reply.body
         except ApiError as error:
             status, code, headers, payload = error.status, error.code, _error_headers(error), error.body()
@@ -169,6 +179,7 @@ class App:
             await self._reply(send, 500, [*_error_headers(failure), *_trace_headers(trace)], failure.body())
             raise
         finally:
+            body.release()
             self._leave()
         self._end(trace, status, code)
         await self._reply(send, status, [*headers, *_trace_headers(trace)], payload)
@@ -178,26 +189,28 @@ class App:
         if not self.running:
             self.idle.set()
 
-    async def _generate(self, body: bytes, receive: Receive, trace: Trace) -> Reply:
-        """A worker's reply. When the caller goes, it is cancelled; raises CallerGoneError."""
-        request = images.decode(body)
-        watch = _CallerWatch(receive)
-        try:
-            return await self._dispatcher.generate(request, trace)
-        except asyncio.CancelledError:
-            if watch.gone:
-                raise CallerGoneError from None
-            raise
-        finally:
-            watch.stop()
+    async def _stream(self, relay: Relay, send: Send, trace: Trace) -> None:
+        """Pass a worker's events on as they come. Raises CallerGoneError where the caller takes none."""
+        self._metrics.first_event(trace.key, self._clock() - trace.start)
+        with relay:
+            headers = [*_STREAM_HEADERS, *_trace_headers(trace), *self._closing()]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            async with contextlib.aclosing(relay.events()) as events:
+                async for event in events:
+                    await _send_event(send, event)
+        await send({"type": "http.response.body", "body": b""})
+        failure = relay.failure
+        self._end(trace, *((failure.status, failure.code) if failure else (200, "")))
 
     async def _reply(self, send: Send, status: int, headers: Headers, body: bytes) -> None:
         headers.append((b"content-length", str(len(body)).encode()))
-        if self.draining:
-            # The caller's next request must find another gateway.
-            headers.append((b"connection", b"close"))
+        headers += self._closing()
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _closing(self) -> tuple[Header, ...]:
+        """While draining, the caller's next request must find another gateway."""
+        return ((b"connection", b"close"),) if self.draining else ()
 
     def _end(self, trace: Trace, status: int, code: str) -> None:
         seconds = self._clock() - trace.start
@@ -221,10 +234,10 @@ class App:
 
 
 class _CallerWatch:
-    """Cancels the task that made it when the caller goes away."""
+    """Cancels what runs within when the caller goes away, which then raises CallerGoneError."""
 
     def __init__(self, receive: Receive) -> None:
-        self.gone = False
+        self._gone = False
         self._receive = receive
         self._request = asyncio.current_task()
         self._task: asyncio.Task[None] | None = None
@@ -237,67 +250,30 @@ class _CallerWatch:
         message = await self._receive()
         while message["type"] != "http.disconnect":
             message = await self._receive()
-        self.gone = True
+        self._gone = True
         if self._request is not None:
             self._request.cancel()
 
-    def stop(self) -> None:
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._timer.cancel()
         if self._task is not None:
             self._task.cancel()
+        if self._gone and isinstance(error, asyncio.CancelledError):
+            raise CallerGoneError from None
 
 
-def _request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The caller's request id where it is sane, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _SANE_ID.fullmatch(value):
-            return value.decode()
-    return uuid.uuid4().hex
-
-
-async def _read_body(headers: Iterable[tuple[bytes, bytes]], receive: Receive) -> bytes:
-    """The whole body. Raises ApiError (408, 413, 415) and CallerGoneError."""
-    content_type = length = b""
-    for name, value in headers:
-        if name == b"content-type":
-            content_type = value
-        elif name == b"content-length":
-            length = value
-    if content_type.partition(b";")[0].strip().lower() != b"application/json":
-        raise ApiError(
-            415, "unsupported_media_type", "The body must be sent with Content-Type: application/json."
-        )
-    _check_length(int(length) if length.isdigit() else 0)
+async def _send_event(send: Send, event: bytes) -> None:
+    """Returns once the caller takes more; raises CallerGoneError where it does not for too long."""
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            return await _receive_body(receive)
+        async with asyncio.timeout(STALLED_SECONDS):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
     except TimeoutError:
-        raise _unread(
-            408, "request_timeout", f"The body did not arrive within {BODY_SECONDS:g} seconds."
-        ) from None
-
-
-async def _receive_body(receive: Receive) -> bytes:
-    body = bytearray()
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise CallerGoneError
-        body += message.get("body", b"")
-        _check_length(len(body))
-        more = message.get("more_body", False)
-    return bytes(body)
-
-
-def _check_length(length: int) -> None:
-    if length > MAX_BODY_BYTES:
-        raise _unread(413, "request_too_large", f"The body is over {MAX_BODY_BYTES} bytes.")
-
-
-def _unread(status: int, code: str, message: str) -> ApiError:
-    """The rest of the body is not read, so the connection cannot be used again."""
-    return ApiError(status, code, message, headers=((b"connection", b"close"),))
+        raise CallerGoneError from None
 
 
 def _error_headers(error: ApiError) -> Headers:

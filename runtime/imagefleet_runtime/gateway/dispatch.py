@@ -4,22 +4,22 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from random import SystemRandom
 from random import random as uniform
 from typing import Protocol
 
-from . import images, routing
+from . import routing, work
 from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, ApiError, read_error, server_error
+from .events import EventTooLargeError
 from .hold import Hold, HoldFullError
-from .images import ImagesRequest, WorkerRequest
 from .loads import NEUTRAL_RATE, Loads, WorkerLoad
-from .metrics import NO_KEY, Key, Metrics
+from .metrics import Metrics
+from .relay import Relay, Trace, Visit, connection_broke
 from .resources import ModelView, Worker, measured
 from .routing import Choice
 from .snapshot import Share, Snapshot
-from .upstream import ConnectionBrokenError, Reply
+from .upstream import ConnectionBrokenError, Reply, Stream
 
 MAX_ATTEMPTS = 3
 # Short enough to be typed again by hand.
@@ -37,36 +37,19 @@ class Fleet(Protocol):
 
 class Client(Protocol):
     async def post(
-        self, host: str, port: int, path: bytes, authorization: bytes, request_id: bytes, body: bytes
-    ) -> Reply: ...
+        self,
+        host: str,
+        port: int,
+        path: bytes,
+        authorization: bytes,
+        request_id: bytes,
+        body: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> Reply | Stream: ...
 
 
 class Bearers(Protocol):
     def bearer(self, namespace: str, pool: str) -> bytes: ...
-
-
-@dataclass(slots=True)
-class Trace:
-    """What is known of a request: for its reply's headers, its log line and its metrics."""
-
-    request_id: str
-    start: float
-    key: Key = NO_KEY
-    seed: int | None = None
-    worker: str = ""
-    worker_code: str = ""
-    """The error code of a worker's reply that was passed on."""
-    attempts: int = 0
-    held_seconds: float = 0.0
-    worker_seconds: float = 0.0
-    tried: list[Worker] = field(default_factory=list)
-    breaks: int = 0
-    retry_after: list[int] = field(default_factory=list)
-    """Seconds, of each worker that was full or could not load the model."""
-    failure: ApiError | None = None
-    """How the request ends if no other worker can be tried; None: it waits for one."""
-    hold_until: float | None = None
-    """Set when it is first held."""
 
 
 def retry_reason(status: int, code: str) -> str | None:
@@ -104,27 +87,28 @@ class Dispatcher:
         self._clock = clock
         self._random = random
 
-    async def generate(self, request: ImagesRequest, trace: Trace) -> Reply:
-        """A worker's reply that stands. Raises ApiError."""
-        trace.seed = _seeds.getrandbits(SEED_BITS) if request.seed is None else request.seed
+    async def generate(self, request: work.Request, trace: Trace) -> Reply | Relay:
+        """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError."""
+        seed = request.parameters.seed
+        trace.seed = _seeds.getrandbits(SEED_BITS) if seed is None else seed
         return await _Run(self, request, trace).serve()
 
 
 class _Run:
     """One request under way."""
 
-    def __init__(self, dispatcher: Dispatcher, request: ImagesRequest, trace: Trace) -> None:
+    def __init__(self, dispatcher: Dispatcher, request: work.Request, trace: Trace) -> None:
         self._d = dispatcher
         self._request = request
         self._trace = trace
         # One draw for all attempts: a request does not change versions because a worker was busy.
         self._point = dispatcher._random() * 100
-        self._route = dispatcher._fleet.snapshot.find(request.model)
+        self._route = dispatcher._fleet.snapshot.find(request.parameters.model)
         self._full_name = f"{self._route.namespace}/{self._route.name}"
-        self._plans: dict[str, tuple[ModelView, WorkerRequest, float]] = {}
+        self._plans: dict[str, work.Plan] = {}
         self._counted = False
 
-    async def serve(self) -> Reply:
+    async def serve(self) -> Reply | Relay:
         while True:
             tiers = routing.draw(self._route, self._point)
             share = tiers[0][0]
@@ -140,16 +124,16 @@ class _Run:
             if self._trace.attempts >= MAX_ATTEMPTS:
                 raise self._trace.failure or self._loading(tiers[0])
 
-    def _plan(self, view: ModelView) -> tuple[ModelView, WorkerRequest, float]:
+    def _plan(self, view: ModelView) -> work.Plan:
         plan = self._plans.get(view.name)
-        if plan is None or plan[0] is not view:
+        if plan is None or plan.view is not view:
             assert self._trace.seed is not None
-            body = images.worker_request(self._request, view, self._route.name, self._trace.seed)
-            plan = self._plans[view.name] = (view, body, images.work_units(body, view))
+            plan = work.plan(self._request, view, self._route.name, self._trace.seed)
+            self._plans[view.name] = plan
         return plan
 
     def _units(self, view: ModelView) -> float:
-        return self._plan(view)[2]
+        return self._plan(view).units
 
     def _choose(self, tiers: tuple[list[Share], list[Share]]) -> Choice | None:
         now = self._d._clock()
@@ -236,60 +220,44 @@ class _Run:
         work = choice.work_seconds if choice else self._units(share.view) * (share.view.rate or NEUTRAL_RATE)
         self._d._metrics.demand(key).arrived_work_seconds += work
 
-    async def _attempt(self, choice: Choice) -> Reply | None:
+    async def _attempt(self, choice: Choice) -> Reply | Relay | None:
         """Send to a worker. None: it did not serve the request, and another may. Raises ApiError."""
         trace, worker, share = self._trace, choice.worker, choice.share
-        trace.key = key = (share.namespace, share.pool, share.model)
+        trace.key = (share.namespace, share.pool, share.model)
         trace.worker = worker.pod
         trace.attempts += 1
         self._count(share, choice)
         load = self._d._fleet.loads[worker.uid]
-        demand = self._d._metrics.demand(key)
-        demand.running += 1
-        start = self._d._clock()
-        load.sent(share.model, choice.work_seconds, choice.load_seconds, start)
-        reply: Reply | None = None
-        try:
-            reply = await self._post(choice)
-        except ConnectionBrokenError as error:
-            load.suspect(self._d._clock())
-            self._broken(worker, error)
-        finally:
-            demand.running -= 1
-            now = self._d._clock()
-            trace.worker_seconds += now - start
-            self._learn(choice, load, reply, now)
-        return None if reply is None else self._judge(choice, load, reply)
+        visit = Visit(choice, load, self._d._metrics.demand(trace.key), trace, self._d._clock)
+        with visit:
+            try:
+                reply = await self._post(visit)
+            except ConnectionBrokenError as error:
+                visit.suspect()
+                self._broken(worker, error)
+                return None
+        return reply if isinstance(reply, Relay) else self._judge(choice, load, reply)
 
-    @staticmethod
-    def _learn(choice: Choice, load: WorkerLoad, reply: Reply | None, now: float) -> None:
-        """Take over what the worker says of its load; else the work of a request that was not served is
-        undone.
-        """
-        load.inflight -= 1
-        served = reply is not None and reply.status == 200
-        if reply is not None:
-            load.set_rate(choice.share.model, reply.header(b"x-imagefleet-rate"))
-        reported = reply is not None and load.report(reply.header(b"x-imagefleet-work-seconds"), now)
-        if not reported and not served:
-            load.add(-choice.work_seconds, now)
-        if served:
-            load.loading(choice.share.model, 0.0, now)
-
-    async def _post(self, choice: Choice) -> Reply:
-        worker = choice.worker
+    async def _post(self, visit: Visit) -> Reply | Relay:
+        """Raises ApiError and ConnectionBrokenError."""
+        worker, trace = visit.choice.worker, self._trace
         authorization = self._d._tokens.bearer(worker.namespace, worker.pool)
-        body = images.encode(self._plan(choice.view)[1])
+        plan = self._plan(visit.choice.view)
+        body = work.encode(plan.body, self._d._clock() - trace.start)
+        deadline = asyncio.get_running_loop().time() + self._d._upstream_seconds
         try:
-            async with asyncio.timeout(self._d._upstream_seconds):
-                return await self._d._client.post(
+            async with asyncio.timeout_at(deadline):
+                reply = await self._d._client.post(
                     worker.host,
                     worker.port,
                     b"/v1/generate",
                     authorization,
-                    self._trace.request_id.encode(),
+                    trace.request_id.encode(),
                     body,
+                    trace.tracing,
                 )
+                if isinstance(reply, Stream):
+                    return await self._relay(visit, reply, plan, deadline)
         except TimeoutError:
             seconds = self._d._upstream_seconds
             raise server_error(
@@ -297,16 +265,32 @@ class _Run:
                 "worker_timeout",
                 f"The worker did not finish within {seconds:g} seconds. Ask for less work.",
             ) from None
+        visit.hear(reply)
+        if reply.status == 200 and plan.body.stream:
+            raise self._fault(worker, "answered a stream's request without a stream")
+        return reply
+
+    async def _relay(self, visit: Visit, stream: Stream, plan: work.Plan, deadline: float) -> Relay:
+        """A stream whose first event has arrived. Raises ConnectionBrokenError and ApiError."""
+        worker = visit.choice.worker
+        relay = Relay(visit, stream, plan.body.n, deadline)
+        try:
+            if stream.status != 200 or not plan.body.stream:
+                raise self._fault(worker, f"answered {stream.status} with a stream")
+            await relay.start()
+        except EventTooLargeError:
+            stream.close()
+            raise self._fault(worker, "sent an event without an end") from None
+        except BaseException:
+            stream.close()
+            raise
+        return relay
 
     def _broken(self, worker: Worker, error: ConnectionBrokenError) -> None:
         trace = self._trace
         trace.tried.append(worker)
         trace.breaks += 1
-        trace.failure = server_error(
-            502,
-            "worker_lost",
-            f"The connection to worker '{worker.pod}' broke. The request can be sent again.",
-        )
+        trace.failure = connection_broke(worker.pod)
         self._d._metrics.retried(trace.key, "connection_broken")
         if trace.breaks > 1:
             raise trace.failure from error
@@ -328,15 +312,15 @@ class _Run:
 
     def _stands(self, choice: Choice, reply: Reply, code: str) -> Reply:
         """A reply that the caller gets as it is, unless it is about the gateway and not about the request."""
-        if code and reply.status in (400, 500):
+        if code and reply.status in (400, 413, 500):
             self._trace.worker_code = code
             return reply
-        raise server_error(
-            502,
-            "worker_error",
-            f"Worker '{choice.worker.pod}' answered {reply.status}{f' ({code})' if code else ''}, "
-            "which is a fault of the fleet, not of the request.",
-        )
+        raise self._fault(choice.worker, f"answered {reply.status}{f' ({code})' if code else ''}")
+
+    @staticmethod
+    def _fault(worker: Worker, what: str) -> ApiError:
+        message = f"Worker '{worker.pod}' {what}, which is a fault of the fleet, not of the request."
+        return server_error(502, "worker_error", message)
 
     def _failure(self, choice: Choice, reply: Reply, reason: str, message: str) -> ApiError | None:
         """How the request ends if this worker was the last to try; None: by waiting for another worker."""

@@ -73,6 +73,13 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._first_event = Histogram(
+            "imagefleet_gateway_first_event_seconds",
+            "Time from the arrival of an image request that asks for a stream to its first event.",
+            _LABELS,
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self._overhead = Histogram(
             "imagefleet_gateway_overhead_seconds",
             "Time of an image request that was spent neither held nor waiting for a worker.",
@@ -127,6 +134,9 @@ class Metrics:
         duration.observe(seconds)
         self._overhead.observe(overhead)
 
+    def first_event(self, key: Key, seconds: float) -> None:
+        self._first_event.labels(*key).observe(seconds)
+
     def held(self, key: Key, seconds: float) -> None:
         self._held_time.labels(*key).observe(seconds)
 
@@ -157,6 +167,7 @@ class Metrics:
         for metric in (
             self._requests,
             self._duration,
+            self._first_event,
             self._held_time,
             self._retries,
         ):

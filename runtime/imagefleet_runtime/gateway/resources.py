@@ -105,9 +105,15 @@ class _License(msgspec.Struct, frozen=True, rename="camel"):
     spdx: str | None = None
 
 
+class _Adapter(msgspec.Struct, frozen=True, rename="camel"):
+    name: str
+
+
 class _ModelSpec(msgspec.Struct, frozen=True, rename="camel"):
     defaults: _Defaults = _Defaults()
     limits: _Limits = _Limits()
+    capabilities: list[str] | None = None
+    adapters: list[_Adapter] | None = None
     license: _License | None = None
 
 
@@ -173,6 +179,9 @@ class ModelView:
     max_megapixels: float
     max_steps: int
     max_images: int
+    capabilities: tuple[str, ...] | None
+    """The modes that are allowed; None: all that the pipeline has, which the worker knows."""
+    adapters: tuple[str, ...]
     license: str | None
     stalled: str | None
     """Why the model can never serve as it is; None while it can."""
@@ -235,6 +244,8 @@ def read_model(model: Model) -> ModelView:
         max_megapixels=limits.max_megapixels,
         max_steps=limits.max_steps,
         max_images=limits.max_images,
+        capabilities=tuple(spec.capabilities) if spec.capabilities else None,
+        adapters=tuple(adapter.name for adapter in spec.adapters or []),
         license=spec.license.spdx if spec.license else None,
         stalled=_message(status.conditions, "Stalled"),
         rate=_mean([p.seconds_per_megapixel_step for p in performance]),

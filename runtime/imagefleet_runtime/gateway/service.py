@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from .app import App, Sink
+from .bodies import Budget
 from .dispatch import Dispatcher
 from .fleet import Fleet, Prober
 from .hold import Hold
@@ -34,7 +35,9 @@ class Gateway:
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
         )
-        self.app = App(self.fleet, dispatcher, self.metrics, settings.pod, log, clock)
+        self.app = App(
+            self.fleet, dispatcher, self.metrics, Budget(settings.body_bytes), settings.pod, log, clock
+        )
         self.fleet.on_change.append(self._changed)
 
     def _changed(self) -> None:

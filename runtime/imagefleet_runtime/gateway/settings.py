@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from .bodies import MAX_BODY_BYTES
+
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -23,6 +25,8 @@ class Settings:
     """How long a request waits for a worker before it is told to come back later."""
     hold_limit: int
     """Requests that may wait at the same time in this process."""
+    body_bytes: int
+    """Bytes of callers' bodies that this process may hold at the same time."""
     pod: str
     upstream_seconds: float
     """How long a worker may take for one request, its queue included."""
@@ -45,6 +49,9 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         caller_key_file=_text(env, "IMAGEFLEET_CALLER_KEY_FILE", None),
         hold_seconds=_number(env, "IMAGEFLEET_HOLD_SECONDS", "30", 0, 3600, float),
         hold_limit=int(_number(env, "IMAGEFLEET_HOLD_LIMIT", "1000", 0, 1_000_000, int)),
+        body_bytes=int(
+            _number(env, "IMAGEFLEET_BODY_BYTES", str(256 * 1024 * 1024), MAX_BODY_BYTES, 2**40, int)
+        ),
         pod=_text(env, "IMAGEFLEET_POD", os.uname().nodename),
         upstream_seconds=_number(env, "IMAGEFLEET_UPSTREAM_SECONDS", "600", 1, 86400, float),
         grace_seconds=_number(env, "IMAGEFLEET_GRACE_SECONDS", "330", 0, 86400, float),

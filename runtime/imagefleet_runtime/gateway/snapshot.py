@@ -150,8 +150,13 @@ def _index(routes: list[Route]) -> tuple[dict[str, Route], dict[str, tuple[str, 
 
 
 def describe(name: str, route: Route) -> dict[str, Any]:
-    """One entry of `GET /v1/models`."""
+    """One entry of `GET /v1/models`.
+
+    `capabilities` and `adapters` are those of every ImageModel behind the name; null: not restricted.
+    """
     shares = route.shares
+    views = [share.view for share in shares if share.view]
+    allowed = [set(view.capabilities) for view in views if view.capabilities is not None]
     return {
         "id": name,
         "object": "model",
@@ -159,7 +164,9 @@ def describe(name: str, route: Route) -> dict[str, Any]:
         "owned_by": route.namespace,
         "imagefleet": {
             "models": {share.model: share.percent for share in shares},
-            "license": next((s.view.license for s in shares if s.view and s.view.license), None),
+            "license": next((view.license for view in views if view.license), None),
+            "capabilities": sorted(set.intersection(*allowed)) if allowed else None,
+            "adapters": sorted(set.intersection(*(set(view.adapters) for view in views))) if views else [],
             "ready": any(s.workers and s.view and not s.view.stalled for s in shares),
         },
     }

@@ -1,6 +1,9 @@
 """Values and fakes for the gateway's tests. Defaults are ready to serve; a test names what it is about."""
 
 import asyncio
+import base64
+import functools
+import io
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,9 +19,22 @@ from imagefleet_runtime.gateway.resources import ModelView, PoolModel, PoolView,
 from imagefleet_runtime.gateway.service import Gateway
 from imagefleet_runtime.gateway.settings import Settings, read_settings
 from imagefleet_runtime.gateway.tokens import Tokens
+from PIL import Image
 
 PROMPT = {"prompt": "a red circle", "model": "shapes"}
 KEY = Ed25519PrivateKey.generate()
+
+
+@functools.cache
+def encoded(form: str, size: tuple[int, int], **options: Any) -> bytes:
+    """A grey picture as Pillow writes it; `form` is PNG, JPEG, WEBP or GIF."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "grey").save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def data_url(form: str, size: tuple[int, int]) -> str:
+    return f"data:image/{form.lower()};base64,{base64.b64encode(encoded(form, size)).decode()}"
 
 
 def make_worker(pod: str = "w1", **overrides: Any) -> Worker:
@@ -44,6 +60,8 @@ def make_model(name: str = "shapes-1", **overrides: Any) -> ModelView:
         "max_megapixels": 1.1,
         "max_steps": 50,
         "max_images": 4,
+        "capabilities": None,
+        "adapters": (),
         "license": "Apache-2.0",
         "stalled": None,
         "rate": 0.01,

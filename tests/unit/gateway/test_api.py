@@ -7,7 +7,7 @@ from typing import Any
 
 import openai
 import pytest
-from imagefleet_runtime.gateway import app
+from imagefleet_runtime.gateway import bodies
 from imagefleet_runtime.gateway.main import drain
 
 from tests.unit.gateway.builders import (
@@ -25,7 +25,7 @@ JSON = {"content-type": "application/json"}
 
 REFUSED: dict[str, tuple[str, str, dict[str, str], bytes, int, str]] = {
     "an unknown path": ("GET", "/v1/chat/completions", {}, b"", 404, "unknown_url"),
-    "an unknown path by POST": ("POST", "/v1/images/edits", JSON, b"{}", 404, "unknown_url"),
+    "an unknown path by POST": ("POST", "/v1/images/variations", JSON, b"{}", 404, "unknown_url"),
     "GET where POST is": ("GET", GENERATIONS, {}, b"", 405, "method_not_allowed"),
     "POST where GET is": ("POST", "/v1/models", JSON, b"{}", 405, "method_not_allowed"),
     "a form": (
@@ -36,14 +36,31 @@ REFUSED: dict[str, tuple[str, str, dict[str, str], bytes, int, str]] = {
         415,
         "unsupported_media_type",
     ),
+    "a picture to edit alone": (
+        "POST",
+        "/v1/images/edits",
+        {"content-type": "image/png"},
+        b"",
+        415,
+        "unsupported_media_type",
+    ),
+    "a form without a boundary": (
+        "POST",
+        "/v1/images/edits",
+        {"content-type": "multipart/form-data"},
+        b"prompt=cat",
+        400,
+        "invalid_form",
+    ),
+    "GET where an edit is": ("GET", "/v1/images/edits", {}, b"", 405, "method_not_allowed"),
     "no content type": ("POST", GENERATIONS, {"content-type": ""}, b"{}", 415, "unsupported_media_type"),
     "a body that is too large": (
         "POST",
         GENERATIONS,
         JSON,
-        b" " * (1024 * 1024 + 1),
+        b" " * (64 * 1024 * 1024 + 1),
         413,
-        "request_too_large",
+        "body_too_large",
     ),
     "a body that is not JSON": ("POST", GENERATIONS, JSON, b"prompt=cat", 400, "invalid_json"),
     "an unknown model": ("POST", GENERATIONS, JSON, b'{"prompt": "a", "model": "x"}', 404, "model_not_found"),
@@ -73,7 +90,11 @@ async def test_refuses_in_openais_words(
         assert response.headers["x-request-id"]
 
 
-async def test_a_body_without_length_is_bounded_too(gateway: Harness) -> None:
+async def test_a_body_without_length_is_bounded_too(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "MAX_BODY_BYTES", 1_000_000)
+
     async def chunks() -> Any:
         for _ in range(20):
             yield b" " * 100_000
@@ -85,7 +106,7 @@ async def test_a_body_without_length_is_bounded_too(gateway: Harness) -> None:
 async def test_a_body_that_does_not_arrive_is_not_waited_for(
     gateway: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(bodies, "BODY_SECONDS", 0.01)
     arrived = asyncio.Event()
 
     async def half() -> Any:

@@ -1,5 +1,4 @@
 import json
-import math
 from typing import Any
 
 import pytest
@@ -7,8 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.gateway import images
 from imagefleet_runtime.gateway.errors import ApiError
-
-from tests.unit.gateway.builders import make_model
 
 ACCEPTED: dict[str, dict[str, Any]] = {
     "a prompt is enough": {},
@@ -31,11 +28,13 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "no-ops that ask for what is done anyway": {
         "background": "opaque",
         "moderation": "low",
-        "stream": False,
-        "partial_images": 0,
         "style": None,
     },
-    "no-ops left to us": {"background": "auto", "moderation": "auto", "stream": None, "partial_images": None},
+    "no-ops left to us": {"background": "auto", "moderation": "auto"},
+    "no stream": {"stream": False, "partial_images": 0},
+    "a stream": {"stream": True, "partial_images": 3, "response_format": "b64_json"},
+    "an end user's identifier": {"safety_identifier": "someone"},
+    "a class and a deadline": {"priority": "batch", "deadline_seconds": 0.5},
     "png with full compression": {"output_format": "png", "output_compression": 100},
 }
 
@@ -100,8 +99,25 @@ REFUSED: dict[str, tuple[Any, str, str | None]] = {
     "a name that speaks of another field": ({"x` - at `$.evil": 1}, "unknown_parameter", "x` - at `$.evil"),
     "a name of two lines": ({"two\nlines": 1}, "unknown_parameter", "two\nlines"),
     "a name without end": ({"x" * 9999: 1}, "unknown_parameter", "x" * 100),
-    "streaming": ({"stream": True}, "unsupported_parameter", "stream"),
-    "partial images": ({"partial_images": 2}, "unsupported_parameter", "partial_images"),
+    "streaming as text": ({"stream": "true"}, "invalid_type", "stream"),
+    "partial images without a stream": ({"partial_images": 2}, "invalid_value", "partial_images"),
+    "four partial images": ({"stream": True, "partial_images": 4}, "invalid_value", "partial_images"),
+    "a stream of URLs": ({"stream": True, "response_format": "url"}, "invalid_value", "response_format"),
+    "another class": ({"priority": "urgent"}, "invalid_value", "priority"),
+    "a deadline that has passed": ({"deadline_seconds": 0}, "invalid_value", "deadline_seconds"),
+    "a deadline after a week": ({"deadline_seconds": 604_801}, "invalid_value", "deadline_seconds"),
+    "an adapter's name alone": ({"adapters": ["pixel"]}, "invalid_type", "adapters"),
+    "an adapter without a name": ({"adapters": [{"scale": 1}]}, "invalid_value", "adapters"),
+    "an adapter with more": ({"adapters": [{"name": "a", "uri": "b"}]}, "invalid_value", "adapters"),
+    "adapters without end": ({"adapters": [{"name": "a"}] * 17}, "invalid_value", "adapters"),
+    "an adapter beyond its scale": ({"adapters": [{"name": "a", "scale": 11}]}, "invalid_value", "adapters"),
+    "a picture to follow that is none": ({"control_image": "bm9uZQ=="}, "invalid_image", "control_image"),
+    "a picture to follow elsewhere": (
+        {"control_image": "https://example.org/cat.png"},
+        "invalid_image",
+        "control_image",
+    ),
+    "a scale without a picture to follow": ({"control_scale": 1}, "invalid_value", "control_scale"),
 }
 
 
@@ -111,7 +127,7 @@ def body_of(fields: Any) -> bytes:
 
 @pytest.mark.parametrize("fields", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_accepts(fields: dict[str, Any]) -> None:
-    request = images.decode(body_of(fields))
+    request = images.read_generation(body_of(fields)).parameters
     assert request.prompt == "a red circle"
     assert {name: getattr(request, name) for name in fields} == fields
 
@@ -119,7 +135,7 @@ def test_accepts(fields: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("fields", "want_code", "want_param"), REFUSED.values(), ids=REFUSED.keys())
 def test_refuses(fields: Any, want_code: str, want_param: str | None) -> None:
     with pytest.raises(ApiError) as caught:
-        images.decode(body_of(fields))
+        images.read_generation(body_of(fields))
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, want_code, want_param)
     assert want_param is None or want_param in caught.value.message
 
@@ -128,109 +144,11 @@ def test_refuses(fields: Any, want_code: str, want_param: str | None) -> None:
 def test_any_bytes_are_refused_in_words_or_are_a_request(body: bytes) -> None:
     error: ApiError | None = None
     try:
-        request = images.decode(body)
+        request = images.read_generation(body)
     except ApiError as refusal:
         error = refusal
     if error is None:
-        assert request.prompt
+        assert request.parameters.prompt
     else:
         assert error.status == 400
         assert json.loads(error.body())["error"]["message"]
-
-
-QUALITIES: dict[str, tuple[str | None, int, int, int]] = {
-    "absent is the default": (None, 25, 50, 25),
-    "auto is the default": ("auto", 25, 50, 25),
-    "medium is the default": ("medium", 25, 50, 25),
-    "standard is the default": ("standard", 25, 50, 25),
-    "low is half, rounded up": ("low", 25, 50, 13),
-    "low of one step is one": ("low", 1, 50, 1),
-    "high is one and a half, rounded up": ("high", 25, 50, 38),
-    "hd is high": ("hd", 20, 50, 30),
-    "high stops at maxSteps": ("high", 25, 30, 30),
-}
-
-
-@pytest.mark.parametrize(("quality", "default", "most", "want"), QUALITIES.values(), ids=QUALITIES.keys())
-def test_quality_is_a_number_of_steps(quality: str | None, default: int, most: int, want: int) -> None:
-    assert images.quality_steps(quality, default, most) == want
-
-
-LIMITS: dict[str, tuple[dict[str, Any], str, str, str]] = {
-    "too large": ({"size": "1024x1088"}, "size", "maxMegapixels", "1.1"),
-    "too many steps": ({"num_inference_steps": 51}, "num_inference_steps", "maxSteps", "50"),
-    "too many images": ({"n": 5}, "n", "maxImages", "4"),
-}
-
-
-@pytest.mark.parametrize(("fields", "param", "limit", "value"), LIMITS.values(), ids=LIMITS.keys())
-def test_over_a_limit_of_the_model(fields: dict[str, Any], param: str, limit: str, value: str) -> None:
-    request = images.decode(body_of(fields))
-    with pytest.raises(ApiError) as caught:
-        images.worker_request(request, make_model(), "shapes", seed=1)
-    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "limit_exceeded", param)
-    assert limit in caught.value.message
-    assert value in caught.value.message
-
-
-def test_exactly_at_the_limits() -> None:
-    request = images.decode(body_of({"size": "1024x1024", "n": 4, "num_inference_steps": 50}))
-    sent = images.worker_request(request, make_model(max_megapixels=1.048576), "shapes", seed=1)
-    assert (sent.width, sent.height, sent.n, sent.steps) == (1024, 1024, 4, 50)
-
-
-def test_what_is_absent_is_left_to_the_model() -> None:
-    sent = images.worker_request(images.decode(body_of({})), make_model(), "shapes", seed=42)
-    assert json.loads(images.encode(sent)) == {
-        "model": "shapes-1",
-        "pool_model": "shapes",
-        "prompt": "a red circle",
-        "width": 512,
-        "height": 512,
-        "seed": 42,
-        "quality": "medium",
-    }
-
-
-def test_what_is_given_reaches_the_worker() -> None:
-    fields = {
-        "n": 2,
-        "size": "256x512",
-        "quality": "hd",
-        "response_format": "url",
-        "output_format": "jpeg",
-        "output_compression": 70,
-        "negative_prompt": "blue",
-        "guidance_scale": 0,
-        "user": "someone",
-    }
-    sent = images.worker_request(images.decode(body_of(fields)), make_model(), "shapes", seed=7)
-    assert json.loads(images.encode(sent)) == {
-        "model": "shapes-1",
-        "pool_model": "shapes",
-        "prompt": "a red circle",
-        "negative_prompt": "blue",
-        "n": 2,
-        "width": 256,
-        "height": 512,
-        "steps": 30,
-        "guidance_scale": 0,
-        "seed": 7,
-        "output_format": "jpeg",
-        "output_compression": 70,
-        "response_format": "url",
-        "quality": "high",
-    }
-
-
-def test_work_units_of_the_contracts_example() -> None:
-    sent = images.worker_request(images.decode(body_of({})), make_model(), "shapes", seed=1)
-    assert math.isclose(images.work_units(sent, make_model()), 10.48576)
-    assert math.isclose(images.work_units(sent, make_model()) * 0.011, 0.115, abs_tol=0.0005)
-
-
-def test_unguided_work_is_half() -> None:
-    sent = images.worker_request(
-        images.decode(body_of({"guidance_scale": 1})), make_model(), "shapes", seed=1
-    )
-    assert math.isclose(images.work_units(sent, make_model()), 5.24288)

@@ -88,6 +88,8 @@ def test_reads_a_model() -> None:
             "defaults": {"steps": 30, "guidanceScale": 3, "size": "512x768"},
             "limits": {"maxMegapixels": 2, "maxSteps": 60, "maxImages": 8},
             "license": {"spdx": "MIT"},
+            "capabilities": ["text-to-image", "inpainting"],
+            "adapters": [{"name": "pixel", "source": {"uri": "file:///models/pixel"}}],
         },
         "status": {
             "performance": [
@@ -105,6 +107,8 @@ def test_reads_a_model() -> None:
         max_megapixels=2.0,
         max_steps=60,
         max_images=8,
+        capabilities=("text-to-image", "inpainting"),
+        adapters=("pixel",),
         license="MIT",
         stalled="wrong digest",
         rate=0.02,

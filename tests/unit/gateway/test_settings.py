@@ -18,6 +18,7 @@ def test_defaults() -> None:
     assert (settings.host, settings.port, settings.hold_seconds) == ("0.0.0.0", 8080, 30.0)
     assert settings.caller_key_file == "/key/caller.pem"
     assert settings.upstream_seconds == 600.0
+    assert settings.body_bytes == 256 * 1024 * 1024
     assert settings.pod
 
 
@@ -32,6 +33,7 @@ BAD = {
     ),
     "a negative wait": ({"IMAGEFLEET_HOLD_SECONDS": "-1"}, "IMAGEFLEET_HOLD_SECONDS must be"),
     "a negative limit": ({"IMAGEFLEET_HOLD_LIMIT": "-1"}, "IMAGEFLEET_HOLD_LIMIT must be"),
+    "no room for one body": ({"IMAGEFLEET_BODY_BYTES": "1000"}, "must be a whole number from 67108864 to"),
     "no such level": ({"IMAGEFLEET_LOG_LEVEL": "loud"}, "IMAGEFLEET_LOG_LEVEL must be one of debug, info"),
     "no time for a worker": ({"IMAGEFLEET_UPSTREAM_SECONDS": "0"}, "IMAGEFLEET_UPSTREAM_SECONDS must be"),
 }

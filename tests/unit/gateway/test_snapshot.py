@@ -68,8 +68,23 @@ def test_describes_a_model_as_openai_does() -> None:
         "object": "model",
         "created": 1_700_000_000,
         "owned_by": "art",
-        "imagefleet": {"models": {"shapes-1": 100.0}, "license": "Apache-2.0", "ready": True},
+        "imagefleet": {
+            "models": {"shapes-1": 100.0},
+            "license": "Apache-2.0",
+            "capabilities": None,
+            "adapters": [],
+            "ready": True,
+        },
     }
+
+
+def test_describes_what_every_version_of_a_model_can_do() -> None:
+    first = make_model(capabilities=("text-to-image", "inpainting"), adapters=("ink", "oil"))
+    second = make_model("shapes-2", capabilities=None, adapters=("pixel", "oil"))
+    split = make_pool(offers={"shapes": {"shapes-1": 95.0, "shapes-2": 5.0}})
+    described = describe("shapes", build([], [split], [first, second]).find("shapes"))["imagefleet"]
+    assert described["capabilities"] == ["inpainting", "text-to-image"]
+    assert described["adapters"] == ["oil"]
 
 
 def test_a_model_without_a_worker_is_not_ready() -> None:

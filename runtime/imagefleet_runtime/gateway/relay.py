@@ -1,0 +1,186 @@
+"""One request on one worker: what it adds to the worker's load and to the demand, and its stream of events on
+the way to the caller.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+
+from .errors import ApiError, server_error
+from .events import EventTooLargeError, Splitter, error_code, error_event, is_completed
+from .loads import WorkerLoad
+from .metrics import NO_KEY, Demand, Key
+from .resources import Worker
+from .routing import Choice
+from .upstream import ConnectionBrokenError, Reply, Stream
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of a request: for its reply's headers, its log line and its metrics."""
+
+    request_id: str
+    start: float
+    tracing: tuple[tuple[bytes, bytes], ...] = ()
+    """W3C Trace Context headers, handed on to the worker."""
+    key: Key = NO_KEY
+    seed: int | None = None
+    worker: str = ""
+    worker_code: str = ""
+    """The error code of a worker's reply that was passed on."""
+    attempts: int = 0
+    held_seconds: float = 0.0
+    worker_seconds: float = 0.0
+    tried: list[Worker] = field(default_factory=list)
+    breaks: int = 0
+    retry_after: list[int] = field(default_factory=list)
+    """Seconds, of each worker that was full or could not load the model."""
+    failure: ApiError | None = None
+    """How the request ends if no other worker can be tried; None: it waits for one."""
+    hold_until: float | None = None
+    """Set when it is first held."""
+
+
+class Visit:
+    """A request's stay on a worker: entered before it is sent, left when its reply or its stream has ended."""
+
+    def __init__(
+        self, choice: Choice, load: WorkerLoad, demand: Demand, trace: Trace, clock: Callable[[], float]
+    ) -> None:
+        self.choice = choice
+        self._load = load
+        self._demand = demand
+        self._trace = trace
+        self._clock = clock
+        self._start = clock()
+        self._heard_at: float | None = None
+        self._settled = False
+        self.streaming = False
+        """The stay outlasts its `with` block, until `end`."""
+
+    def __enter__(self) -> "Visit":
+        choice = self.choice
+        self._demand.running += 1
+        self._load.sent(choice.share.model, choice.work_seconds, choice.load_seconds, self._start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.streaming:
+            self.end()
+
+    def hear(self, reply: Reply | Stream) -> None:
+        """Take over what the worker says of its load."""
+        now, model = self._clock(), self.choice.share.model
+        self._heard_at = now
+        self._load.set_rate(model, reply.header(b"x-imagefleet-rate"))
+        reported = self._load.report(reply.header(b"x-imagefleet-work-seconds"), now)
+        served = reply.status == 200
+        if served:
+            self._load.loading(model, 0.0, now)
+        self._settled = reported or served
+
+    def suspect(self) -> None:
+        """The connection to the worker broke."""
+        self._load.suspect(self._clock())
+
+    def end(self, undone: bool = False) -> None:
+        """The work of a request that was not served is undone, and of a stream that was cut, what was left."""
+        now = self._clock()
+        self._demand.running -= 1
+        self._trace.worker_seconds += now - self._start
+        self._load.inflight -= 1
+        work = self.choice.work_seconds
+        if not self._settled:
+            self._load.add(-work, now)
+        elif undone and self._heard_at is not None:
+            self._load.add(-max(0.0, work - (now - self._heard_at)), now)
+
+
+class Relay:
+    """A worker's stream on its way to the caller, event by event. Leaving its `with` block ends it."""
+
+    def __init__(self, visit: Visit, stream: Stream, pictures: int, deadline: float) -> None:
+        """`pictures`: how many are to be completed. `deadline`: in the event loop's time."""
+        self.failure: ApiError | None = None
+        """How the stream failed after its first event, as far as it is known."""
+        self._visit = visit
+        self._stream = stream
+        self._missing = pictures
+        self._deadline = deadline
+        self._splitter = Splitter()
+        self._events: list[bytes] = []
+
+    def __enter__(self) -> "Relay":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stream.close()
+        self._visit.end(undone=not self._over)
+
+    @property
+    def _over(self) -> bool:
+        return self._missing <= 0 or self.failure is not None
+
+    async def start(self) -> None:
+        """Wait for the first event. From then on the stay on the worker lasts as long as the stream.
+
+        Raises ConnectionBrokenError and EventTooLargeError.
+        """
+        self._events = await self._next()
+        if not self._events:
+            raise ConnectionBrokenError("the stream ended before its first event")
+        self._visit.hear(self._stream)
+        self._visit.streaming = True
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Whole events as they arrive. Where the worker fails, the last one is an error that says so."""
+        while self._events:
+            for event in self._events:
+                self._note(event)
+                yield event
+            self._events = []
+            failure = await self._go_on()
+            if failure is not None and not self._over:
+                self.failure = failure
+                yield error_event(failure)
+
+    async def _go_on(self) -> ApiError | None:
+        """Wait for more events; none at the end. How the stream failed, where it did."""
+        worker = self._visit.choice.worker.pod
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                self._events = await self._next()
+        except ConnectionBrokenError:
+            self._visit.suspect()
+            return connection_broke(worker)
+        except TimeoutError:
+            return server_error(504, "worker_timeout", f"Worker '{worker}' did not finish in time.")
+        except EventTooLargeError:
+            return server_error(502, "worker_error", f"Worker '{worker}' sent an event without an end.")
+        if self._events:
+            return None
+        return server_error(502, "worker_error", f"Worker '{worker}' ended before it had drawn everything.")
+
+    async def _next(self) -> list[bytes]:
+        """The next whole events, at least one; none at the end."""
+        events = list[bytes]()
+        while not events and (data := await self._stream.read()):
+            events = self._splitter.feed(data)
+        return events
+
+    def _note(self, event: bytes) -> None:
+        if is_completed(event):
+            self._missing -= 1
+            return
+        code = error_code(event)
+        if code is not None:
+            self.failure = server_error(500, code or "generation_failed", "The worker said so in its stream.")
+
+
+def connection_broke(worker: str) -> ApiError:
+    return server_error(
+        502, "worker_lost", f"The connection to worker '{worker}' broke. The request can be sent again."
+    )

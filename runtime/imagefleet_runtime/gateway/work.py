@@ -1,0 +1,240 @@
+"""What a worker is told for a request, and what that costs there.
+
+Pure: no clock, no randomness, no I/O.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from .bodies import MAX_BODY_BYTES, body_too_large
+from .errors import invalid
+from .parameters import Adapter, Parameters, parse_size
+from .pictures import Buffer, Picture
+from .resources import ModelView
+
+TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
+# How much of a picture is drawn anew where the caller does not say; the worker's defaults too.
+DEFAULT_STRENGTH = {IMAGE_TO_IMAGE: 0.8, INPAINTING: 1.0}
+_SOONEST_DEADLINE_SECONDS = 0.001
+_MODE_PARAMETERS = {TEXT_TO_IMAGE: None, IMAGE_TO_IMAGE: "image", INPAINTING: "mask"}
+_NAME_SHOWN = 100
+
+
+class Request(msgspec.Struct, kw_only=True):
+    """What a caller asks for, by whichever endpoint and encoding."""
+
+    parameters: Parameters
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: float | None = None
+    control_image: Picture | None = None
+    control_scale: float | None = None
+
+    @property
+    def mode(self) -> str:
+        if self.image is None:
+            return TEXT_TO_IMAGE
+        return IMAGE_TO_IMAGE if self.mask is None else INPAINTING
+
+
+class WorkerRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The body of a worker's `POST /v1/generate`; what is unset has the worker's default.
+
+    Pictures are bytes here and base64 in the JSON that is sent.
+    """
+
+    model: str
+    prompt: str
+    negative_prompt: str | UnsetType = UNSET
+    n: int = 1
+    width: int | UnsetType = UNSET
+    height: int | UnsetType = UNSET
+    steps: int | UnsetType = UNSET
+    guidance_scale: float | UnsetType = UNSET
+    seed: int
+    output_format: str = "png"
+    output_compression: int | UnsetType = UNSET
+    response_format: str = "b64_json"
+    pool_model: str
+    quality: str
+    image: Buffer | UnsetType = UNSET
+    mask: Buffer | UnsetType = UNSET
+    strength: float | UnsetType = UNSET
+    control_image: Buffer | UnsetType = UNSET
+    control_scale: float | UnsetType = UNSET
+    adapters: list[Adapter] | UnsetType = UNSET
+    priority: str = "interactive"
+    deadline_seconds: float | UnsetType = UNSET
+    stream: bool = False
+    partial_images: int = 0
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A request to one ImageModel."""
+
+    view: ModelView
+    body: WorkerRequest
+    units: float
+    """Megapixel-steps: see work_units."""
+
+
+_T = TypeVar("_T")
+_encoder = msgspec.json.Encoder()
+_QUALITIES_WITH_STEPS = ("low", "high", "hd")
+# The reply names one of OpenAI's three qualities.
+_QUALITY_NAMES = {None: "medium", "auto": "medium", "standard": "medium", "hd": "high"}
+
+
+def quality_steps(quality: str | None, default: int, most: int) -> int:
+    """Steps for a quality: `low` is half of the model's default, `high` and `hd` one and a half times it.
+
+    Halves are rounded up. `high` never exceeds the model's `maxSteps`. Examples, default 25, at most 30:
+    auto 25, low 13, high 30 (not 38).
+    """
+    if quality == "low":
+        return math.ceil(default / 2)
+    if quality in ("high", "hd"):
+        return min(math.ceil(default * 1.5), most)
+    return default
+
+
+def plan(request: Request, view: ModelView, name: str, seed: int) -> Plan:
+    """What a worker of ImageModel `view` is asked for a request to the pool's model `name`.
+
+    Raises ApiError (400) where the model never serves such a request: `limit_exceeded`, `unsupported_mode`,
+    `adapter_not_found`.
+    """
+    asked = request.parameters
+    _check_mode(request.mode, view)
+    _check_adapters(asked.adapters or (), view)
+    steps = asked.num_inference_steps
+    if steps is None and asked.quality in _QUALITIES_WITH_STEPS:
+        steps = quality_steps(asked.quality, view.steps, view.max_steps)
+    count = asked.n or 1
+    size = _size(request, view)
+    megapixels = _megapixels(request, size, view)
+    _check_limit(view, "size", "maxMegapixels", view.max_megapixels, megapixels)
+    _check_limit(view, "num_inference_steps", "maxSteps", view.max_steps, steps or view.steps)
+    _check_limit(view, "n", "maxImages", view.max_images, count)
+    body = WorkerRequest(
+        model=view.name,
+        prompt=asked.prompt,
+        negative_prompt=_given(asked.negative_prompt),
+        n=count,
+        width=UNSET if size is None else size[0],
+        height=UNSET if size is None else size[1],
+        # Sent only where the caller decides: there are pipelines that take no steps or guidance at all.
+        steps=_given(steps),
+        guidance_scale=_given(asked.guidance_scale),
+        seed=seed,
+        output_format=asked.output_format or "png",
+        output_compression=_given(asked.output_compression),
+        response_format=asked.response_format or "b64_json",
+        pool_model=name,
+        quality=_QUALITY_NAMES.get(asked.quality) or asked.quality or "medium",
+        image=_data(request.image),
+        mask=_data(request.mask),
+        strength=_given(request.strength),
+        control_image=_data(request.control_image),
+        control_scale=_given(request.control_scale),
+        adapters=asked.adapters or UNSET,
+        priority=asked.priority or "interactive",
+        deadline_seconds=_given(asked.deadline_seconds),
+        stream=asked.stream or False,
+        partial_images=asked.partial_images or 0,
+    )
+    guidance = view.guidance_scale if asked.guidance_scale is None else asked.guidance_scale
+    drawn = drawn_steps(request, steps or view.steps)
+    return Plan(view, body, work_units(megapixels, drawn, count, guidance))
+
+
+def _given(value: _T | None) -> _T | UnsetType:
+    return UNSET if value is None else value
+
+
+def _data(picture: Picture | None) -> Buffer | UnsetType:
+    return UNSET if picture is None else picture.data
+
+
+def _size(request: Request, view: ModelView) -> tuple[int, int] | None:
+    """The size that the worker is told; None: that of the picture to edit, as near as the model can draw."""
+    size = parse_size(request.parameters.size) if request.parameters.size else None
+    return size or (view.size if request.image is None else None)
+
+
+def _megapixels(request: Request, size: tuple[int, int] | None, view: ModelView) -> float:
+    if size is not None:
+        return size[0] * size[1] / 1e6
+    assert request.image is not None
+    # The worker draws a picture that is larger at most as large as the model may.
+    return min(request.image.width * request.image.height / 1e6, view.max_megapixels)
+
+
+def _check_limit(view: ModelView, param: str, limit: str, most: float, value: float) -> None:
+    if value > most:
+        raise invalid(
+            "limit_exceeded",
+            param,
+            f"'{param}': {value:.4g} is over {limit} of model '{view.name}', which is {most:g}.",
+        )
+
+
+def _check_mode(mode: str, view: ModelView) -> None:
+    if view.capabilities is not None and mode not in view.capabilities:
+        raise invalid(
+            "unsupported_mode",
+            _MODE_PARAMETERS[mode],
+            f"Model '{view.name}' does not do {mode}. It does: {', '.join(view.capabilities)}.",
+        )
+
+
+def _check_adapters(adapters: Sequence[Adapter], view: ModelView) -> None:
+    for adapter in adapters:
+        if adapter.name not in view.adapters:
+            has = f"It has: {', '.join(view.adapters)}" if view.adapters else "It has none"
+            raise invalid(
+                "adapter_not_found",
+                "adapters",
+                f"Model '{view.name}' has no adapter '{adapter.name[:_NAME_SHOWN]}'. {has}.",
+            )
+
+
+def encode(body: WorkerRequest, seconds_passed: float) -> bytes:
+    """The JSON that is sent. A deadline counts from the request's arrival here, `seconds_passed` ago.
+
+    Raises ApiError (413 `body_too_large`): base64 makes pictures a third larger than they came.
+    """
+    deadline = body.deadline_seconds
+    if deadline is not UNSET:
+        left = max(_SOONEST_DEADLINE_SECONDS, deadline - seconds_passed)
+        body = msgspec.structs.replace(body, deadline_seconds=left)
+    encoded = _encoder.encode(body)
+    if len(encoded) > MAX_BODY_BYTES:
+        raise body_too_large()
+    return encoded
+
+
+def drawn_steps(request: Request, steps: int) -> int:
+    """Denoising steps that are drawn of `steps`: an edit begins part of the way, by its strength.
+
+    Examples: 20 steps at strength 0.8 are 16; 4 at 0.2 are 1, since less is not drawn.
+    """
+    if request.image is None:
+        return steps
+    strength = DEFAULT_STRENGTH[request.mode] if request.strength is None else request.strength
+    return max(1, int(steps * strength))
+
+
+def work_units(megapixels: float, steps: int, count: int, guidance: float) -> float:
+    """Megapixel-steps of a request: megapixels x steps drawn x images x (2 with classifier-free guidance,
+    else 1).
+
+    Guidance is classifier-free where the scale is over 1. Times seconds per megapixel-step this is the cost
+    in GPU-seconds (docs/contract.md, Cost). Worked example: one 512x512 picture, 20 steps, guided:
+    0.262144 x 20 x 1 x 2 = 10.48576; at 0.011 s that is 0.115 s.
+    """
+    return megapixels * steps * count * (2 if guidance > 1 else 1)
