@@ -151,16 +151,18 @@ def fitting_size(width: int, height: int, multiple: int, max_megapixels: float |
 
     Each side is rounded to the nearest multiple. Where that is over ``max_megapixels``, both are scaled by the square
     root of what is too much, and rounded down. Worked examples, multiple 16: 500x375 is 496x368 (31.25 and 23.4
-    multiples); 4000x3000 with 1 megapixel: factor sqrt(1 / 12) = 0.2887, 1154.7 x 866.0, so 1152x864.
+    multiples); 4000x3000 with 1 megapixel: factor sqrt(1 / 12) = 0.2887, 1154.7 x 866.0, so 1152x864; 10000x1 with
+    0.1 megapixels: a strip of 6250x16, so 6240x16.
     """
     nearest = (_rounded(width / multiple) * multiple, _rounded(height / multiple) * multiple)
     if max_megapixels is None or nearest[0] * nearest[1] <= max_megapixels * 1e6:
         return nearest
-    factor = math.sqrt(max_megapixels * 1e6 / (width * height))
-    return (
-        max(int(width * factor / multiple), 1) * multiple,
-        max(int(height * factor / multiple), 1) * multiple,
-    )
+    most = max_megapixels * 1e6
+    factor = math.sqrt(most / (width * height))
+    shorter = max(int(min(width, height) * factor / multiple), 1) * multiple
+    # A strip has one multiple as its shorter side, and then the longer one is bound by the limit.
+    longer = max(int(min(max(width, height) * factor, most / shorter) / multiple), 1) * multiple
+    return (longer, shorter) if width >= height else (shorter, longer)
 
 
 def _rounded(multiples: float) -> int:
