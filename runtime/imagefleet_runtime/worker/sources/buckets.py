@@ -17,7 +17,13 @@ from obstore.store import GCSStore, S3Store
 from imagefleet_runtime.worker.source import SourceError
 from imagefleet_runtime.worker.sources.credentials import Credentials
 from imagefleet_runtime.worker.sources.remote import MAX_LISTED, RemoteFile, TransientError, leads_upwards
-from imagefleet_runtime.worker.sources.web import CHUNK_BYTES, CONNECT_SECONDS, READ_SECONDS, check_endpoint
+from imagefleet_runtime.worker.sources.web import (
+    BUSY,
+    CHUNK_BYTES,
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    check_endpoint,
+)
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, GCSConfig, RetryConfig, S3Config
@@ -30,6 +36,8 @@ AWS_IDENTITY = (
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_ACCESS_KEY_ID",
 )
+STATUS = re.compile(r"status code: (\d{3})")
+CODE = re.compile(r"<Code>(\w{1,100})</Code>")
 METADATA_SECONDS = 2.0
 MESSAGE_CHARACTERS = 300  # obstore's messages can run over pages
 # The downloader has retries of its own, which can be stopped and go on where they were.
@@ -92,18 +100,31 @@ class Bucket:
             yield
         except FileNotFoundError as error:
             raise SourceError("SourceNotFound", self._shown(error)) from None
-        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            hint = "; check the Secret that the source's secretRef names"
-            raise SourceError("AccessDenied", self._shown(error) + hint) from None
         except exceptions.PreconditionError:
             raise SourceError("FetchFailed", f"{self._uri} was changed while it was fetched") from None
         except exceptions.BaseError as error:
-            raise TransientError(self._shown(error)) from None
+            raise self._translated(error) from None
+
+    def _translated(self, error: exceptions.BaseError) -> SourceError | TransientError:
+        """By the status of the server's answer, which obstore tells in words only. Without one: a broken connection."""
+        match = STATUS.search(str(error))
+        status = int(match[1]) if match else None
+        shown = self._shown(error)
+        if status is None or status in BUSY:
+            return TransientError(shown)
+        if status in (401, 403):
+            return SourceError("AccessDenied", f"{shown}; check the Secret that the source's secretRef names")
+        return SourceError("SourceNotFound" if status == 404 else "FetchFailed", shown)
 
     def _shown(self, error: Exception) -> str:
-        """The first line of ``error``, without credentials."""
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        return f"{self._uri}: {self._credentials.redact(line)[:MESSAGE_CHARACTERS]}"
+        """What ``error`` says, in short: the server's status and code where it answered. Without credentials."""
+        text = str(error)
+        status, code = STATUS.search(text), CODE.search(text)
+        if status:
+            said = f"the server answers {status[1]}" + (f" ({code[1]})" if code else "")
+        else:
+            said = (text.splitlines() or [type(error).__name__])[0][:MESSAGE_CHARACTERS]
+        return f"{self._uri}: {self._credentials.redact(said)}"
 
 
 def s3_store(bucket: str, prefix: str | None, credentials: Credentials) -> S3Store:
@@ -160,7 +181,7 @@ def _client(endpoint: str | None) -> ClientConfig:
         "allow_http": bool(endpoint) and str(endpoint).startswith("http://"),
         "connect_timeout": timedelta(seconds=CONNECT_SECONDS),
         "read_timeout": timedelta(seconds=READ_SECONDS),
-        # Of a whole request, its body included: slow ones are cut off by the downloader.
-        "timeout": timedelta(hours=1),
+        # Of a whole request, its body included: a piece at 37 kB/s.
+        "timeout": timedelta(minutes=15),
         "user_agent": "imagefleet-worker",
     }

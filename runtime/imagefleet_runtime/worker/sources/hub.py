@@ -16,6 +16,8 @@ from imagefleet_runtime.worker.sources.credentials import Credentials
 from imagefleet_runtime.worker.sources.remote import MAX_LISTED, RemoteFile, leads_upwards
 from imagefleet_runtime.worker.sources.web import Web, check_endpoint, range_header
 
+# Of up to 1,000 files each. A server that goes on for ever is cut off here.
+MAX_PAGES = MAX_LISTED // 1000
 HUB = "https://huggingface.co"
 URI = re.compile(r"hf://(\w[\w.-]*/\w[\w.-]*)@([0-9a-f]{40})((?:/[\w.@+=,~-]+)*)/?", re.ASCII)
 
@@ -40,16 +42,15 @@ class HubRepository:
     def files(self) -> list[RemoteFile]:
         found: list[RemoteFile] = []
         path = f"/{quote(self._folder)}" if self._folder else ""
-        url: str | None = (
-            f"{self._web.base}/api/models/{self._repository}/tree/{self._revision}{path}?recursive=true"
-        )
-        while url is not None:
+        url = f"{self._web.base}/api/models/{self._repository}/tree/{self._revision}{path}?recursive=true"
+        for _ in range(MAX_PAGES):
             entries, response = self._web.json(url, self._headers)
             found += self._read(entries)
-            if len(found) > MAX_LISTED:
-                raise SourceError("FetchFailed", f"{self._repository} has more than {MAX_LISTED} files")
-            url = self._next(response)
-        return found
+            following = self._next(response)
+            if following is None:
+                return found
+            url = following
+        raise SourceError("FetchFailed", f"{self._repository} has more files than a model can have")
 
     def _read(self, entries: object) -> list[RemoteFile]:
         if not isinstance(entries, list):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urljoin
@@ -14,6 +15,7 @@ from imagefleet_runtime.worker.source import SourceError
 from imagefleet_runtime.worker.sources.remote import RangeIgnoredError, TransientError
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
+DOCUMENT_SECONDS = 120.0
 CHUNK_BYTES = 1024 * 1024
 CONNECT_SECONDS = 10.0
 # Without a byte for so long, a connection counts as broken.
@@ -61,12 +63,14 @@ class Web:
             raise SourceError("FetchFailed", f"{self._shown(url)} is not JSON") from None
 
     def body(self, response: httpx.Response, url: str) -> bytes:
-        """All of ``response``, at most MAX_JSON_BYTES. Raises SourceError; inside ``get`` only."""
+        """All of ``response``, at most MAX_JSON_BYTES in DOCUMENT_SECONDS. Raises SourceError; inside ``get`` only."""
         body = bytearray()
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        deadline = time.monotonic() + DOCUMENT_SECONDS
+        for chunk in response.iter_raw():
             body += chunk
-            if len(body) > MAX_JSON_BYTES:
-                raise SourceError("FetchFailed", f"{self._shown(url)} is longer than {MAX_JSON_BYTES} bytes")
+            if len(body) > MAX_JSON_BYTES or time.monotonic() > deadline:
+                limits = f"{MAX_JSON_BYTES} bytes, {DOCUMENT_SECONDS:.0f} s"
+                raise SourceError("FetchFailed", f"{self._shown(url)} does not end ({limits})")
         return bytes(body)
 
     @contextlib.contextmanager
@@ -89,7 +93,7 @@ class Web:
         if ranged and response.status_code != 206:
             raise RangeIgnoredError
         _check_size(response, self._shown(url), start, size)
-        yield response.iter_raw(CHUNK_BYTES)
+        yield response.iter_raw()
 
     def check(self, response: httpx.Response, url: str) -> None:
         """Raises SourceError or TransientError for a status that is no success."""
