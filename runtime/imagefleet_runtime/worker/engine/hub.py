@@ -20,7 +20,6 @@ import torch
 from imagefleet_runtime.worker.engine import merge, tiles
 from imagefleet_runtime.worker.engine.failures import is_out_of_memory
 
-
 # Calls in one merged call. Only the windows of very large pictures are more: batches of drawings are kept smaller by the
 # supervisor, as far as they gain.
 MAX_MERGED = 16
@@ -94,6 +93,8 @@ class Hub:
         self._activate = activate
         self._drawings: dict[int, Drawing] = {}
         self._ended = Round()
+        # Batches that failed though each of their drawings succeeded alone (mostly: out of memory) are kept smaller.
+        self._largest: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         return len(self._drawings)
@@ -116,8 +117,10 @@ class Hub:
     def round(self) -> Round:
         """Answer every call that waits, each as part of the largest batch that fits it."""
         waiting = [drawing for drawing in self._drawings.values() if drawing.call is not None]
-        for group in _groups(waiting):
-            self._answer(group)
+        for kind, group in _groups(waiting).items():
+            size = self._largest.get(kind, len(group))
+            for start in range(0, len(group), size):
+                self._answer(kind, group[start : start + size])
         return self.take_ended()
 
     def take_ended(self) -> Round:
@@ -125,31 +128,40 @@ class Hub:
         ended, self._ended = self._ended, Round()
         return ended
 
-    def _answer(self, group: list[Drawing]) -> None:
+    def _answer(self, kind: Hashable, group: list[Drawing]) -> None:
         started = time.monotonic()
-        try:
-            answers = self._forward(group)
-        except Exception as error:
-            self._answer_alone(group, error)
-            return
+        answers = self._try_forward(group)
         share = (time.monotonic() - started) / len(group)
+        if isinstance(answers, Exception):
+            self._answer_alone(kind, group, answers)
+            return
         for drawing, answer in zip(group, answers, strict=True):
             drawing.work_seconds += share
             assert drawing.thread is not None
             self._resume(drawing, drawing.thread.switch, answer)
 
-    def _answer_alone(self, group: list[Drawing], error: Exception) -> None:
+    def _try_forward(self, group: list[Drawing]) -> list[Any] | Exception:
+        try:
+            return self._forward(group)
+        except Exception as error:
+            # A traceback holds the frames it went through, and so the tensors that there was too little memory for.
+            return error.with_traceback(None) if is_out_of_memory(error) else error
+
+    def _answer_alone(self, kind: Hashable, group: list[Drawing], error: Exception) -> None:
         """A batch failed: draw its members one by one, so that only the culprit fails."""
         if is_out_of_memory(error) and torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if len(group) > 1:
-            for drawing in group:
-                self._answer([drawing])
+        if len(group) == 1:
+            thread = group[0].thread
+            assert thread is not None
+            # In the drawing itself, which ends as it would have had the pipeline called the module.
+            self._resume(group[0], thread.throw, error)
             return
-        thread = group[0].thread
-        assert thread is not None
-        # In the drawing itself, which ends as it would have had the pipeline called the module.
-        self._resume(group[0], thread.throw, error)
+        failed_before = len(self._ended.errors)
+        for drawing in group:
+            self._answer(kind, [drawing])
+        if len(self._ended.errors) == failed_before:
+            self._largest[kind] = len(group) // 2
 
     def _forward(self, group: list[Drawing]) -> list[Any]:
         calls = [drawing.call for drawing in group if drawing.call is not None]
@@ -194,16 +206,19 @@ class Hub:
             del self._drawings[drawing.id]
 
 
-def _groups(drawings: list[Drawing]) -> list[list[Drawing]]:
+def _groups(drawings: list[Drawing]) -> dict[Hashable, list[Drawing]]:
     """Drawings whose calls can be merged, together; in the order in which they came."""
     groups: dict[Hashable, list[Drawing]] = {}
     for drawing in drawings:
-        call = drawing.call
-        assert call is not None
-        layout = call.module.layout
-        kind: Hashable = drawing.id
-        if layout is not None:
-            windows = drawing.windows.size if drawing.windows else None
-            kind = (drawing.key, drawing.adapters, windows, merge.signature(layout, call.arguments))
-        groups.setdefault((id(call.module), kind), []).append(drawing)
-    return list(groups.values())
+        groups.setdefault(_kind(drawing), []).append(drawing)
+    return groups
+
+
+def _kind(drawing: Drawing) -> Hashable:
+    """Equal for drawings whose calls can be merged."""
+    call = drawing.call
+    assert call is not None
+    layout = call.module.layout
+    if layout is None:
+        return (call.module, drawing.id)
+    return (call.module, drawing.key, drawing.adapters, drawing.windows, merge.signature(layout, call.arguments))

@@ -72,25 +72,14 @@ class Modes:
         return self._made[found]
 
     def _class_for(self, mode: Mode, *, control: bool) -> Any:
-        loaded = type(self._loaded)
-        if mode == "text-to-image" and not control and not self._draws_from_noise():
+        if mode != "inpainting" and not self._draws_from_noise():
             return None
-        if mode == "image-to-image" and not control and self._takes_pictures():
-            return loaded
-        for infix in INFIXES[mode]:
-            found = _class(f"{self._family}{'ControlNet' if control else ''}{infix}Pipeline")
-            if found is not None and _missing(found, self._loaded) == set():
-                return found
-        # A family of one, under a name that follows no rule.
-        return loaded if mode == "text-to-image" and not control and self._is_plain() else None
-
-    def _takes_pictures(self) -> bool:
-        """Whether the text-to-image class itself can be shown a picture (FLUX.2, Kontext)."""
-        parameters = inspect.signature(type(self._loaded).__call__).parameters
-        return "image" in parameters and "strength" not in parameters and not self.control_net
-
-    def _is_plain(self) -> bool:
-        return not {"strength", "mask_image"} & set(inspect.signature(type(self._loaded).__call__).parameters)
+        guided = "ControlNet" if control else ""
+        named = [_class(f"{self._family}{guided}{infix}Pipeline") for infix in INFIXES[mode]]
+        # Last the class itself: one may do several things (FLUX.2), or have a name that follows no rule.
+        candidates = named if control else [*named, type(self._loaded)]
+        fitting = (found for found in candidates if found is not None and _missing(found, self._loaded) == set())
+        return next((found for found in fitting if _does(found, mode, control=control)), None)
 
     def _draws_from_noise(self) -> bool:
         """False for inpainting models, whose UNet wants the masked picture beside the noise."""
@@ -98,6 +87,22 @@ class Modes:
         if unet is None or vae is None:
             return True
         return bool(unet.config.in_channels == getattr(vae.config, "latent_channels", unet.config.in_channels))
+
+
+def _does(pipeline: Any, mode: Mode, *, control: bool) -> bool:
+    """Whether the arguments of ``pipeline`` are those of ``mode``.
+
+    A picture may be drawn over (``image`` and ``strength``) or looked at (``image`` alone: FLUX.2, Kontext); of the
+    latter kind are pipelines that draw from a text as well.
+    """
+    takes = set(inspect.signature(pipeline.__call__).parameters)
+    if control and not takes & {"image", "control_image"}:
+        return False
+    if mode == "inpainting":
+        return "mask_image" in takes
+    if "mask_image" in takes:
+        return False
+    return "strength" not in takes if mode == "text-to-image" else control or "image" in takes
 
 
 def _missing(wanted: Any, pipe: Any) -> set[str]:

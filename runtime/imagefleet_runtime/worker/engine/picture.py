@@ -54,15 +54,20 @@ class Picture:
             Phase(name, started, ended) for (name, started), ended in zip(self._marks, ends, strict=False)
         )
 
-    def work(self) -> npt.NDArray[np.uint8]:
-        """The picture's pixels, height x width x 3. Raises NotFiniteError, NotTextToImageError, CancelledError, and
+    def work(self) -> npt.NDArray[np.float32]:
+        """What the pipeline draws: height x width x 3, in 0..1 or NaN. Raises NotTextToImageError, CancelledError, and
         whatever the pipeline raises."""
         arguments = {name: value for name, value in self._arguments().items() if name in self._parameters}
         output = self._pipe(**arguments)
         if not hasattr(output, "images"):
             raise NotTextToImageError(f"{type(self._pipe).__name__} does not return images")
-        drawn = to_pixels(np.asarray(output.images[0]))
-        return drawn if self.draw.mask is None else self._keep_unmasked(drawn)
+        return np.asarray(output.images[0])
+
+    def finish(self, drawn: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+        """The picture's pixels, from what ``work`` gave. Apart from it, so that it can be done beside the drawing of
+        other pictures. Raises NotFiniteError."""
+        pixels = to_pixels(drawn)
+        return pixels if self.draw.mask is None else self._keep_unmasked(pixels)
 
     def began_steps(self) -> None:
         """Called when the text is encoded and the first step waits."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from imagefleet_runtime.worker.engine import modes, options, tiles
+from imagefleet_runtime.worker.engine import merge, modes, options, tiles, vae
 from imagefleet_runtime.worker.engine.adapters import Adapters, as_use
 from imagefleet_runtime.worker.engine.hub import Drawing, Hub, SharedModule
 from imagefleet_runtime.worker.engine.picture import Picture
@@ -23,9 +23,6 @@ SHARED_PARTS = ("unet", "transformer", "controlnet")
 # Files are read ahead by a few threads; more would only fight for the same disk.
 READ_THREADS = 4
 READ_BYTES = 16 * 1024 * 1024
-# The VAE decodes pictures over so many pixels in tiles, which need memory for one tile only. Always or never for one
-# size, so that a seed gives the same picture whatever else runs.
-TILED_DECODE_PIXELS = 2048 * 1536
 
 
 class Pipeline:
@@ -36,17 +33,18 @@ class Pipeline:
         self.device = device
         self._adapters = Adapters(pipe, order.adapters)
         options.apply(order.options, pipe, order.cache_dir, lambda: self._timestep())
-        self._pipe = pipe
+        vae.tile_large(getattr(pipe, "vae", None), int(getattr(pipe, "vae_scale_factor", 8)))
+        self.pipe = pipe
         self._modes = modes.Modes(pipe)
         self._cached = order.options.step_cache is not None
         self._drawn_by: Any = pipe
         shared = [module for module in map(self._part, SHARED_PARTS) if module is not None]
         # Step caching keeps one state for the whole model, so drawings must not share or alternate steps then.
-        self._shared = [SharedModule(module, batches=not self._cached) for module in shared]
+        self.shared = [SharedModule(module, batches=not self._cached) for module in shared]
         self.capabilities = modes.capabilities(
             self._modes,
             self._adapters.names,
-            batches=any(module.layout is not None for module in self._shared),
+            batches=self._denoiser_layout() is not None,
         )
         self.hub = Hub(self._adapters.activate)
 
@@ -71,13 +69,12 @@ class Pipeline:
         """
         control = draw.control_image is not None
         pipe = self._own_copy(self._modes.pipe(draw.mode, control=control))
-        self._drawn_by = pipe
         use = as_use(draw.adapters)
         picture = Picture(draw, pipe, on_preview)
 
         def work() -> Any:
+            self._drawn_by = pipe
             self._adapters.activate_encoders(pipe, use)
-            self._tile_decoder(draw)
             return picture.work()
 
         windows = None if control else self._windows(draw)
@@ -91,7 +88,7 @@ class Pipeline:
     def forget_steps(self) -> None:
         """Drop what step caching remembers of a drawing that has ended, in whatever way."""
         if self._cached:
-            options.denoiser(self._pipe)._reset_stateful_cache()  # type: ignore[operator]
+            options.denoiser(self.pipe)._reset_stateful_cache()  # type: ignore[operator]
 
     def synchronize(self) -> None:
         """Wait for the device: without this, a clock would measure only how fast work is handed to it."""
@@ -99,7 +96,7 @@ class Pipeline:
             torch.cuda.synchronize()
 
     def _part(self, name: str) -> torch.nn.Module | None:
-        part = getattr(self._pipe, name, None)
+        part = getattr(self.pipe, name, None)
         return part if isinstance(part, torch.nn.Module) else None
 
     def _own_copy(self, pipe: Any) -> Any:
@@ -114,20 +111,18 @@ class Pipeline:
     def _timestep(self) -> Any:
         return self._drawn_by.current_timestep
 
+    def _denoiser_layout(self) -> merge.Layout | None:
+        module = options.denoiser(self.pipe)
+        return next((shared.layout for shared in self.shared if shared.module is module), None)
+
     def _windows(self, draw: Draw) -> tiles.Windows | None:
         """Tiles for a picture that is larger than the model draws at once, where its denoiser can be tiled."""
-        module = options.denoiser(self._pipe)
-        layout = next((shared.layout for shared in self._shared if shared.module is module), None)
-        native = getattr(module.config, "sample_size", None)
+        layout = self._denoiser_layout()
+        native = getattr(options.denoiser(self.pipe).config, "sample_size", None)
         if layout is None or not layout.tileable or not isinstance(native, int):
             return None
-        factor = int(self._pipe.vae_scale_factor)
+        factor = int(self.pipe.vae_scale_factor)
         return tiles.plan(draw.height // factor, draw.width // factor, native)
-
-    def _tile_decoder(self, draw: Draw) -> None:
-        vae = getattr(self._pipe, "vae", None)
-        if vae is not None and hasattr(vae, "use_tiling"):
-            vae.use_tiling = draw.width * draw.height > TILED_DECODE_PIXELS
 
 
 def _read(order: Load, device: str) -> Any:

@@ -118,14 +118,14 @@ class _Engine:
         self._finish_all(self._pipeline.hub.take_ended())
 
     def _finish_all(self, ended: Any) -> None:
-        for drawing, pixels in ended.results:
-            self._finish(drawing, pixels)
+        for drawing, drawn in ended.results:
+            self._finish(drawing, drawn)
         for drawing, error in ended.errors:
             picture = self._pictures.pop(drawing.id)
             self._pipeline.forget_steps()
             self._fail(picture.draw, error)
 
-    def _finish(self, drawing: Drawing, pixels: Any) -> None:
+    def _finish(self, drawing: Drawing, drawn: Any) -> None:
         """Hand the pixels to a thread that compresses and sends them."""
         picture = self._pictures.pop(drawing.id)
         self._pipeline.forget_steps()
@@ -133,12 +133,12 @@ class _Engine:
         peak = self._meter.peak()
         if not self._pictures:
             self._meter.reset()
-        self._encoders.submit(self._encode, picture, drawing.work_seconds, pixels, peak)
+        self._encoders.submit(self._encode, picture, drawing.work_seconds, drawn, peak)
 
-    def _encode(self, picture: Picture, work_seconds: float, pixels: Any, peak: int | None) -> None:
+    def _encode(self, picture: Picture, work_seconds: float, drawn: Any, peak: int | None) -> None:
         draw = picture.draw
         try:
-            encoded = images.encode(pixels, draw.output_format, draw.output_compression)
+            encoded = images.encode(picture.finish(drawn), draw.output_format, draw.output_compression)
         except Exception as error:
             self._send(failure(draw.id, error))
             return
