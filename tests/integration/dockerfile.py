@@ -83,7 +83,7 @@ class Sandbox:
         command = re.sub(r"--mount=\S+\s+", "", text)
         for word, ours in self.replace.items():
             command = command.replace(word, ours)
-        for folder in ("/opt/imagefleet", "/models"):
+        for folder in ("/opt/imagefleet", "/models", "/cache"):
             command = re.sub(rf"(?<![\w/.-]){folder}\b", f"{self.root}{folder}", command)
         variables = {
             name: str(self.root) + value if value.startswith("/") else value

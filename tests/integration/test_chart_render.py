@@ -9,6 +9,8 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from imagefleet_operator.plan.workers import NodeCache, WorkerDefaults
+from imagefleet_operator.settings import parse_settings
 
 from tests.cluster.fleet import CHART
 from tests.integration.helm import Helm, HelmError, Object, of_kind, pod_specs
@@ -142,6 +144,47 @@ def test_images_are_named_by_registry_tag_and_digest(helm: Helm, values: Values,
     assert environment(operator)["IMAGEFLEET_WORKER_IMAGE"] == image.format("worker")
 
 
+@pytest.mark.parametrize(
+    ("values", "want"),
+    [
+        ({}, WorkerDefaults("imagefleet-worker:0.1.0")),
+        (
+            {"modelCache": {"type": "hostPath", "hostPath": "/mnt/nvme", "sizeBytes": 2 * 10**12}},
+            WorkerDefaults(
+                "imagefleet-worker:0.1.0",
+                NodeCache({"hostPath": {"path": "/mnt/nvme", "type": "Directory"}}, 2 * 10**12),
+            ),
+        ),
+        (
+            VALUE_SETS["full"],
+            WorkerDefaults(
+                "registry.example.com:5000/team/imagefleet-worker:1.2.3",
+                NodeCache({"persistentVolumeClaim": {"claimName": "models"}}, 2**40, group=True),
+                100 * 2**30,
+                (
+                    {"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector.monitoring:4318"},
+                    {"name": "HF_ENDPOINT", "value": "https://hub.example.com"},
+                ),
+                "model-reader",
+            ),
+        ),
+    ],
+    ids=["default", "a folder of the nodes", "everything"],
+)
+def test_the_operator_understands_what_it_is_told_of_workers(
+    helm: Helm, values: Values, want: WorkerDefaults
+) -> None:
+    (spec,) = [spec for name, spec in pod_specs(helm.template(values)).items() if name.endswith("-operator")]
+    told = {name: value for name, value in environment(spec).items() if value is not None}
+    assert parse_settings([], {**told, "POD_NAMESPACE": "fleet-system"}).workers == want
+
+
+def test_a_variable_of_workers_is_not_expanded_in_the_operator(helm: Helm) -> None:
+    values = {"worker": {"extraEnv": [{"name": "TOKEN_FILE", "value": "$(HOME)/token"}]}}
+    spec = pod_specs(helm.template(values))["fleet-imagefleet-operator"]
+    assert "$$(HOME)/token" in str(environment(spec)["IMAGEFLEET_WORKER_ENV"])
+
+
 def test_a_gateway_may_use_its_whole_grace_but_the_last_quarter_minute(helm: Helm) -> None:
     values = {"gateway": {"holdSeconds": 45, "terminationGracePeriodSeconds": 900}}
     spec = pod_specs(helm.template(values))["fleet-imagefleet-gateway"]
@@ -249,6 +292,13 @@ def test_workers_are_open_to_the_operator_and_the_gateway_alone(helm: Helm) -> N
         assert "egress" not in policy["spec"]
 
 
+def test_workers_reach_what_the_values_name_and_dns(helm: Helm) -> None:
+    https = {"ports": [{"protocol": "TCP", "port": 443}]}
+    policies = of_kind(helm.template({"networkPolicy": {"workers": {"egress": [https]}}}), "NetworkPolicy")
+    dns = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
+    assert policies["fleet-imagefleet-workers"]["spec"]["egress"] == [dns, https]
+
+
 def test_whoever_reads_metrics_is_let_in_everywhere(helm: Helm) -> None:
     values = VALUE_SETS["full"]
     monitoring = values["networkPolicy"]["metrics"]["from"][0]
@@ -305,6 +355,13 @@ def test_pod_monitors_find_the_operator_the_gateway_and_workers_of_all_namespace
         ({"callerKey": {"existingSecret": "A B"}}, "at '/callerKey/existingSecret': 'A B' does not match"),
         ({"networkPolicy": {"gateway": {"from": [{"pod": {}}]}}}, "additional properties 'pod' not allowed"),
         ({"networkPolicy": {"egress": {"apiServerPorts": []}}}, "at '/networkPolicy/egress/apiServerPorts'"),
+        ({"networkPolicy": {"workers": {"egress": [{"port": 443}]}}}, "additional properties 'port' not allowed"),
+        ({"modelCache": {"type": "nfs"}}, "at '/modelCache/type': value must be one of 'emptyDir'"),
+        ({"modelCache": {"type": "pvc"}}, "modelCache.type is pvc, so modelCache.claimName must name a claim"),
+        ({"modelCache": {"hostPath": "cache"}}, "at '/modelCache/hostPath': 'cache' does not match"),
+        ({"modelCache": {"sizeBytes": "1Ti"}}, "at '/modelCache/sizeBytes': got string, want integer"),
+        ({"worker": {"extraEnv": [{"value": "x"}]}}, "at '/worker/extraEnv/0': missing property 'name'"),
+        ({"tracing": {"otlpEndpoint": "collector:4318"}}, "at '/tracing/otlpEndpoint': 'collector:4318' does"),
         ({"podMonitor": {"interval": "often"}}, "at '/podMonitor/interval': 'often' does not match"),
         ({"crds": {"install": "yes"}}, "at '/crds/install': got string, want boolean"),
     ],

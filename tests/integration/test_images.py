@@ -160,7 +160,7 @@ def test_the_worker_image_brings_the_models_of_the_quickstart(tmp_path: Path) ->
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_the_user_can_be_made(component: str, tmp_path: Path) -> None:
-    (step,) = run_steps(component, "final")
+    (step,) = [step for step in run_steps(component, "final") if "useradd" in step]
     (tmp_path / "src").mkdir()
     (tmp_path / "etc").mkdir()
     for name in ("passwd", "group", "shadow", "gshadow"):
@@ -170,13 +170,28 @@ def test_the_user_can_be_made(component: str, tmp_path: Path) -> None:
         step.replace(" --", prefix, 1).replace("useradd --", "useradd" + prefix), []
     )
     assert (tmp_path / "etc/passwd").read_text().startswith("imagefleet:x:65532:65532::/tmp:")
+    cache = tmp_path / "cache"
+    assert cache.exists() is (component == "worker")
+    assert not cache.exists() or cache.stat().st_uid == 65532
+
+
+def test_the_worker_image_can_compile_what_torch_generates() -> None:
+    """The one step that needs the base image's own packages: its command is compared, its version with the base's."""
+    (step,) = [step for step in run_steps("worker", "final") if "apt-get" in step]
+    assert step.split(" && ") == [
+        "apt-get update",
+        "apt-get install --yes --no-install-recommends g++=4:14.*",
+        "rm -rf /var/lib/apt/lists/*",
+    ]
+    (base,) = [text for keyword, text in instructions(DOCKERFILES["worker"]) if text.startswith("BASE=")]
+    assert "-slim-trixie@" in base, "another Debian has another g++: change its version with the base"
 
 
 def test_no_step_is_left_untried() -> None:
     """The steps that the tests above run or compare: whoever adds one adds its test."""
     tried = {
         ("operator", "build"): 3, ("gateway", "build"): 3, ("worker", "build"): 3, ("worker", "models"): 1,
-        ("operator", "final"): 1, ("gateway", "final"): 1, ("worker", "final"): 1,
+        ("operator", "final"): 1, ("gateway", "final"): 1, ("worker", "final"): 2,
     }  # fmt: skip
     assert {
         (component, stage): len(run_steps(component, stage))

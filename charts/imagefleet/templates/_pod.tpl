@@ -101,6 +101,37 @@ volumeMounts:
     readOnly: true
 {{- end -}}
 
+{{/* What the operator is told of all workers and verification Jobs. Whole numbers come from YAML as floats. */}}
+{{- define "imagefleet.workerSettings" -}}
+{{- $cache := .Values.modelCache -}}
+- name: IMAGEFLEET_CACHE_TYPE
+  value: {{ $cache.type }}
+{{- if eq $cache.type "hostPath" }}
+- name: IMAGEFLEET_CACHE_PATH
+  value: {{ $cache.hostPath | quote }}
+{{- else if eq $cache.type "pvc" }}
+- name: IMAGEFLEET_CACHE_CLAIM
+  value: {{ required "modelCache.type is pvc, so modelCache.claimName must name a claim" $cache.claimName }}
+{{- end }}
+- name: IMAGEFLEET_CACHE_BYTES
+  value: {{ $cache.sizeBytes | int64 | quote }}
+- name: IMAGEFLEET_SOURCE_LIMIT_BYTES
+  value: {{ $cache.sourceLimitBytes | int64 | quote }}
+{{- with .Values.worker.verifyServiceAccountName }}
+- name: IMAGEFLEET_VERIFY_SERVICE_ACCOUNT
+  value: {{ . }}
+{{- end }}
+{{- $variables := .Values.worker.extraEnv }}
+{{- with .Values.tracing.otlpEndpoint }}
+{{- $variables = prepend $variables (dict "name" "OTEL_EXPORTER_OTLP_ENDPOINT" "value" .) }}
+{{- end }}
+{{- with $variables }}
+- name: IMAGEFLEET_WORKER_ENV
+  # Doubled, or the kubelet would expand $(NAME) for the operator instead of for workers.
+  value: {{ toJson . | replace "$(" "$$(" | quote }}
+{{- end }}
+{{- end -}}
+
 {{/* The environment that both programs read. */}}
 {{- define "imagefleet.env" -}}
 {{- $values := index .root.Values .component -}}
