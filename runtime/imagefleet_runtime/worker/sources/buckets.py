@@ -38,6 +38,7 @@ AWS_IDENTITY = (
 )
 STATUS = re.compile(r"status code: (\d{3})")
 CODE = re.compile(r"<Code>(\w{1,100})</Code>")
+GOOGLE = {"Metadata-Flavor": "Google"}  # asked with it, and answered with it
 METADATA_SECONDS = 2.0
 MESSAGE_CHARACTERS = 300  # obstore's messages can run over pages
 # The downloader has retries of its own, which can be stopped and go on where they were.
@@ -164,16 +165,15 @@ def gcs_store(bucket: str, prefix: str | None, credentials: Credentials) -> GCSS
 
 
 def _has_google_identity() -> bool:
-    """Whether a metadata server gives this pod tokens; elsewhere the name is unknown, or nobody answers."""
-    host = os.environ.get("GCE_METADATA_HOST") or "metadata.google.internal"
+    """Whether Google's metadata server gives this pod an identity. By its address: a name that nobody knows can take
+    a resolver longer than METADATA_SECONDS."""
+    host = os.environ.get("GCE_METADATA_HOST") or "169.254.169.254"
     url = f"http://{host}/computeMetadata/v1/instance/service-accounts/default/email"
     try:
-        answer = httpx.get(
-            url, headers={"Metadata-Flavor": "Google"}, timeout=METADATA_SECONDS, trust_env=False
-        )
+        answer = httpx.get(url, headers=GOOGLE, timeout=METADATA_SECONDS, trust_env=False)
     except httpx.HTTPError:
         return False
-    return answer.status_code == 200
+    return answer.status_code == 200 and answer.headers.get("Metadata-Flavor") == GOOGLE["Metadata-Flavor"]
 
 
 def _client(endpoint: str | None) -> ClientConfig:
