@@ -17,6 +17,7 @@ import pytest_asyncio
 from tests.cluster.fleet import MODELS
 from tests.integration.worker_process import (
     MANY_STEPS,
+    OTHER_SIZE,
     Json,
     Worker,
     children_of,
@@ -141,7 +142,7 @@ async def test_a_killed_engine_fails_its_request_and_the_next_ones_are_drawn(wor
     restarts = (await worker.model("tiny-1"))["restarts"]
     hit = asyncio.create_task(worker.generate(steps=MANY_STEPS))
     await worker.until_running()
-    waiting = asyncio.create_task(worker.generate())
+    waiting = asyncio.create_task(worker.generate(**OTHER_SIZE))
     [engine] = worker.engine_pids()
     os.kill(engine, signal.SIGKILL)
     failed = await hit

@@ -28,6 +28,7 @@ from tests.cluster.fleet import MODELS
 KEY = Ed25519PrivateKey.generate()
 PROMPT = "a secret castle"
 MANY_STEPS = 300  # seconds of work for the tiny model, so that something can happen meanwhile
+OTHER_SIZE = {"width": 72, "height": 64}  # than the default: not drawn in one batch with it
 LIMITS = {"maxMegapixels": 0.02, "maxSteps": 1000, "maxImages": 3}
 Json = dict[str, Any]
 
@@ -86,10 +87,10 @@ class Worker:
         await self.until(holds)
 
     async def fill(self) -> list[asyncio.Task[httpx.Response]]:
-        """A long request that runs and a short one that waits behind it."""
+        """A long request that runs, and one of another size, which waits behind it."""
         running = asyncio.create_task(self.generate(steps=MANY_STEPS))
         await self.until_running()
-        waiting = asyncio.create_task(self.generate())
+        waiting = asyncio.create_task(self.generate(**OTHER_SIZE))
 
         async def one_waits() -> bool:
             return bool((await self.model("tiny-1"))["queued"] == 1)
