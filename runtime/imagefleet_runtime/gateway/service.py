@@ -24,6 +24,7 @@ class Gateway:
         self.metrics = Metrics()
         self.hold = Hold(settings.hold_limit)
         self.upstream = Upstream()
+        self.bodies = Budget(settings.body_bytes)
         self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.hold.changed, clock)
         dispatcher = Dispatcher(
             self.fleet,
@@ -35,9 +36,7 @@ class Gateway:
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
         )
-        self.app = App(
-            self.fleet, dispatcher, self.metrics, Budget(settings.body_bytes), settings.pod, log, clock
-        )
+        self.app = App(self.fleet, dispatcher, self.metrics, self.bodies, settings.pod, log, clock)
         self.fleet.on_change.append(self._changed)
 
     def _changed(self) -> None:

@@ -69,7 +69,7 @@ class Stream:
         self._transport = transport
         self._chunks: list[bytes] = []
         self._size = 0
-        self._paused = False
+        self.paused = False
         self.ended = False
         self._broken: str | None = None
         self._arrival = asyncio.Event()
@@ -100,8 +100,8 @@ class Stream:
             self._transport.abort()
 
     def _resume(self) -> None:
-        if self._paused and not self._transport.is_closing():
-            self._paused = False
+        if self.paused and not self._transport.is_closing():
+            self.paused = False
             self._transport.resume_reading()
 
     # The connection calls these.
@@ -110,8 +110,8 @@ class Stream:
         self._chunks.append(data)
         self._size += len(data)
         self._arrival.set()
-        if self._size >= STREAM_BUFFER_BYTES and not self._paused:
-            self._paused = True
+        if self._size >= STREAM_BUFFER_BYTES and not self.paused:
+            self.paused = True
             self._transport.pause_reading()
 
     def end(self) -> None:

@@ -124,6 +124,49 @@ def refuses(status: int, code: str, **headers: str) -> Answer:
     return answer
 
 
+class Events(web.StreamResponse):
+    """A stream whose events a script sends."""
+
+    def __init__(self, script: Callable[["Events"], Awaitable[None]]) -> None:
+        super().__init__(headers={"content-type": "text/event-stream", "x-imagefleet-work-seconds": "30"})
+        self._script = script
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        await self._script(self)
+        await super().write_eof(data)
+
+    def break_off(self) -> None:
+        assert self._payload_writer is not None
+        assert self._payload_writer.transport is not None
+        self._payload_writer.transport.abort()
+
+
+def event(name: str, kind: str = "image_generation", **data: Any) -> bytes:
+    """An event as workers write it."""
+    full = f"{kind}.{name}"
+    fields = {"type": full, "b64_json": "aW1hZ2U=", "created_at": 1_763_800_000, "size": "512x512"} | data
+    return f"event: {full}\ndata: {json.dumps(fields)}\n\n".encode()
+
+
+PARTIAL = event("partial_image", partial_image_index=0)
+COMPLETED = event("completed", seed=1)
+
+
+def streams(script: Callable[[Events], Awaitable[None]]) -> Answer:
+    async def answer(_: dict[str, Any]) -> web.StreamResponse:
+        return Events(script)
+
+    return answer
+
+
+def sends(*events: bytes) -> Answer:
+    async def script(stream: Events) -> None:
+        for sent in events:
+            await stream.write(sent)
+
+    return streams(script)
+
+
 @dataclass
 class FakeWorker:
     """A worker that answers as told."""
@@ -133,9 +176,13 @@ class FakeWorker:
     state: dict[str, Any] | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    callers: set[Any] = field(default_factory=set)
+    """Addresses of the connections on which requests came."""
     port: int = 0
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        self.callers.add(request.transport.get_extra_info("peername"))
         body = await request.json()
         self.requests.append(body)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
@@ -150,7 +197,7 @@ class FakeWorker:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator["FakeWorker"]:
-        app = web.Application()
+        app = web.Application(client_max_size=2**30)
         app.router.add_post("/v1/generate", self._generate)
         app.router.add_get("/v1/worker", self._state)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 import pytest
 import uvloop
 from imagefleet_runtime.gateway import upstream
-from imagefleet_runtime.gateway.upstream import ConnectionBrokenError, Reply, Upstream
+from imagefleet_runtime.gateway.upstream import ConnectionBrokenError, Reply, Stream, Upstream
+
+from tests.unit.gateway.builders import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
@@ -86,6 +88,71 @@ async def test_a_connection_breaks_after(answer: bytes | None) -> None:
     client = Upstream()
     async with Peer(answer, close_after=True).serving() as peer:
         with pytest.raises(ConnectionBrokenError):
+            await ask(client, peer)
+
+
+EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def stream_of(client: Upstream, peer: Peer) -> Stream:
+    reply = await client.post("127.0.0.1", peer.port, b"/", b"Bearer t", b"id", b"")
+    assert isinstance(reply, Stream)
+    return reply
+
+
+async def test_a_stream_is_read_as_it_arrives_and_its_connection_kept() -> None:
+    client = Upstream()
+    async with Peer(EVENTS + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n", OK).serving() as peer:
+        stream = await stream_of(client, peer)
+        assert (stream.status, stream.header(b"content-type")) == (200, "text/event-stream")
+        assert [await stream.read(), await stream.read(), await stream.read()] == [b"abc", b"", b""]
+        assert (await ask(client, peer)).body == b"ok"
+        client.close()
+    assert peer.connections == 1
+
+
+async def test_a_stream_that_is_not_read_is_not_read_from_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upstream, "STREAM_BUFFER_BYTES", 1000)
+    size = 50_000_000
+    client = Upstream()
+    async with Peer(EVENTS + b"%x\r\n" % size + bytes(size) + b"\r\n0\r\n\r\n").serving() as peer:
+        stream = await stream_of(client, peer)
+        await until(lambda: stream.paused)
+        got = len(await stream.read())
+        assert 1000 <= got < size / 10
+        while more := await stream.read():
+            got += len(more)
+        client.close()
+    assert got == size
+
+
+async def test_a_stream_that_breaks_gives_what_came_before() -> None:
+    client = Upstream()
+    async with Peer(EVENTS + b"2\r\nab\r\n9\r\nc", close_after=True).serving() as peer:
+        stream = await stream_of(client, peer)
+        got = await stream.read()
+        got += b"" if got == b"abc" else await stream.read()
+        with pytest.raises(ConnectionBrokenError):
+            await stream.read()
+    assert got == b"abc"
+
+
+async def test_a_stream_that_is_closed_ends_the_connection() -> None:
+    client = Upstream()
+    async with Peer(EVENTS + b"2\r\nab\r\n", OK).serving() as peer:
+        stream = await stream_of(client, peer)
+        stream.close()
+        assert (await ask(client, peer)).body == b"ok"
+        client.close()
+    assert peer.connections == 2
+
+
+async def test_a_stream_where_a_state_was_asked_for_is_refused() -> None:
+    client = Upstream()
+    async with Peer(EVENTS).serving() as peer:
+        with pytest.raises(ConnectionBrokenError, match="nobody asked for"):
             await ask(client, peer)
 
 
