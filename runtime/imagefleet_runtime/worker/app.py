@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
 
 from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.auth import GATEWAY, OPERATOR, Authenticator
@@ -21,49 +23,51 @@ from imagefleet_runtime.worker.tracing import Tracing
 
 def create_app(
     supervisor: Supervisor, authenticator: Authenticator, nvml: Nvml, tracing: Tracing | None = None
-) -> FastAPI:
+) -> Starlette:
     """``tracing``: None where no traces are sent."""
-    app = FastAPI(title="imagefleet worker", openapi_url=None, docs_url=None, redoc_url=None)
-    app.add_exception_handler(errors.ApiError, _answer_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_fault)
     intake = Intake()
-    _add_health(app, supervisor, nvml)
 
-    @app.get("/v1/worker")
     async def worker(request: Request) -> Response:
         authenticator.check(request.headers.get("authorization"), OPERATOR, GATEWAY)
         return JSONResponse(supervisor.state())
 
-    @app.put("/v1/worker/models")
     async def put_models(request: Request) -> Response:
         authenticator.check(request.headers.get("authorization"), OPERATOR)
         supervisor.apply(parse(Policy, await read_body(request, MAX_POLICY_BYTES)))
         return JSONResponse(supervisor.state())
 
-    @app.post("/v1/generate")
     async def generate(request: Request) -> Response:
         authenticator.check(request.headers.get("authorization"), GATEWAY)
         return await Generation(supervisor, intake, tracing, request).answer()
 
-    return app
+    routes = [
+        Route("/v1/worker", worker, methods=["GET"]),
+        Route("/v1/worker/models", put_models, methods=["PUT"]),
+        Route("/v1/generate", generate, methods=["POST"]),
+        *_health_routes(supervisor, nvml),
+    ]
+    handlers = {
+        errors.ApiError: _answer_error,
+        HTTPException: _answer_http_error,
+        Exception: _answer_fault,
+    }
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
-def _add_health(app: FastAPI, supervisor: Supervisor, nvml: Nvml) -> None:
-    @app.get("/livez")
-    async def livez() -> Response:
+def _health_routes(supervisor: Supervisor, nvml: Nvml) -> list[Route]:
+    async def livez(_request: Request) -> Response:
         return _health(None if supervisor.alive else "the importer or a loop of the supervisor has ended")
 
-    @app.get("/readyz")
-    async def readyz() -> Response:
+    async def readyz(_request: Request) -> Response:
         if not supervisor.ready:
             return _health("draining" if supervisor.draining else "importing torch and diffusers")
         # In a thread: a device that is falling off its bus may hold up whoever asks.
         return _health(await in_thread(nvml.fault))
 
-    @app.get("/metrics")
-    async def metrics() -> Response:
+    async def metrics(_request: Request) -> Response:
         return Response(generate_latest(supervisor.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    return [Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
 def _health(why_not: str | None) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 
-from fastapi import Request
+from starlette.requests import Request
 
 from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.body import GenerateBody
