@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from imagefleet_runtime.worker import calibration, deadlines, messages, source
+from imagefleet_runtime.worker.files import Files
 from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle
 from imagefleet_runtime.worker.importer import Importer
 from imagefleet_runtime.worker.logs import log
@@ -46,18 +47,19 @@ class BringUp:
 
         Raises SourceError, EngineExitedError, LoadError, OSError, ImporterError, EngineStuckError.
         """
-        entry, folder, adapters = model.entry, model.folder, dict(model.adapter_folders)
-        assert folder is not None, "files are brought here before they are loaded"
+        entry, files = model.entry, model.files
+        assert files is not None, "files are brought here before they are loaded"
+        assert files.ready, "and all of them"
         with stage(model, "verify"):
-            seconds = await self._check(model, folder)
+            seconds = await self._check(model, files)
         with stage(model, "fork"):
             model.engine = engine = await EngineHandle.start(self.importer, on_exit, self.load_seconds)
         order = messages.Load(
-            path=str(folder),
+            path=str(files.pipeline),
             options=entry.pipeline.options(),
             threads=self.torch_threads,
             warmth=self._warmth(model, memory_limit),
-            adapters={name: str(path) for name, path in adapters.items()},
+            adapters={name: str(path) for name, path in files.adapters.items()},
             cache_dir=None if self.compiled is None else str(self.compiled),
         )
         model.stage = "weights"
@@ -88,12 +90,12 @@ class BringUp:
         if ended.name == BEFORE_WARM:
             self.measure(True)
 
-    async def _check(self, model: Model, folder: Path) -> float:
+    async def _check(self, model: Model, files: Files) -> float:
         """Check the files; the seconds that each stage of loading them may take.
 
         Raises SourceError, LoadError, OSError.
         """
-        entry = model.entry
+        entry, folder = model.entry, files.pipeline
         seconds = self.load_seconds
         try:
             async with asyncio.timeout(seconds) as limit:
@@ -105,6 +107,9 @@ class BringUp:
                         folder, self.digests, digest=entry.digest, class_name=entry.pipeline.className
                     )
                 )
+                for adapter in entry.adapters:
+                    check = partial(source.inspect_adapter, files.adapters[adapter.name], self.digests)
+                    await in_thread(partial(check, digest=adapter.digest))
         except TimeoutError:
             raise LoadError("LoadFailed", f"the folder could not be read within {seconds:.0f} s") from None
         return seconds

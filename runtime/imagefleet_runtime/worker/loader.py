@@ -10,6 +10,7 @@ from pathlib import Path
 
 from imagefleet_runtime.worker import source
 from imagefleet_runtime.worker.bringup import BringUp, LoadError
+from imagefleet_runtime.worker.files import Files
 from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle, EngineHungError
 from imagefleet_runtime.worker.importer import ImporterError
 from imagefleet_runtime.worker.logs import log
@@ -25,6 +26,8 @@ from imagefleet_runtime.worker.planning import (
     plan,
     retry_delay,
 )
+from imagefleet_runtime.worker.source import SourceError
+from imagefleet_runtime.worker.sources import NodeCache
 from imagefleet_runtime.worker.threads import in_thread
 from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 
@@ -44,6 +47,7 @@ class Loader:
         models: dict[str, Model],
         waiting: WaitingRoom,
         total_bytes: int,
+        cache: NodeCache,
         bring_up: BringUp,
         metrics: Metrics,
         changed: Callable[[Model], None],
@@ -52,6 +56,7 @@ class Loader:
         self._models = models
         self._waiting = waiting
         self._total_bytes = total_bytes
+        self._cache = cache
         self._bring_up = bring_up
         self._metrics = metrics
         self._changed = changed
@@ -59,6 +64,8 @@ class Loader:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
+        """Something changed. What is to be fetched for that is fetched beside the load that may be under way."""
+        self._want_files()
         self._wake.set()
 
     async def run(self) -> None:
@@ -66,6 +73,8 @@ class Loader:
             self._wake.clear()
             await self._retire()
             await self._recheck_failed()
+            self._want_files()
+            self._look_at_fetches()
             step = plan(self._candidates(), self._total_bytes)
             if step is None:
                 await self._sleep()
@@ -99,20 +108,53 @@ class Loader:
         return memory_limit(self._candidates(), model.name, self._total_bytes)
 
     def _candidates(self) -> list[Candidate]:
+        """All but those whose files are not here: they need no memory yet."""
         candidates = []
         for model in self._models.values():
-            jobs = self._waiting.of(model)
+            state = model.state
+            if state in (State.ABSENT, State.LOADING):
+                if model.files is None or not model.files.ready:
+                    continue
+                state = State.ABSENT if model.load_started is None else State.LOADING
             candidate = Candidate(
                 model=model.name,
                 pinned=model.entry.pinned and not model.withdrawn,
-                state=model.state,
+                state=state,
                 memory_bytes=model.memory_estimate,
-                oldest=min((job.arrived for job in jobs), default=None),
+                oldest=min((job.arrived for job in self._waiting.of(model)), default=None),
                 running=bool(self._running(model)),
                 last_used=model.last_used,
             )
             candidates.append(candidate)
         return candidates
+
+    def _wanted(self, model: Model) -> bool:
+        pinned = model.entry.pinned and not model.withdrawn
+        return pinned or bool(self._waiting.of(model))
+
+    def _want_files(self) -> None:
+        """Have the files brought here that are needed; several models' at once."""
+        for model in self._models.values():
+            if model.state is State.ABSENT and model.files is None and self._wanted(model):
+                model.files = Files(self._cache, model.entry, self._wake.set)
+                if not model.files.ready:
+                    model.state, model.stage, model.load_stages = State.LOADING, "fetch", {}
+                    log("model_fetching", model=model.name)
+
+    def _look_at_fetches(self) -> None:
+        for model in self._models.values():
+            files = model.files
+            if model.state is not State.LOADING or model.load_started is not None or files is None:
+                continue
+            if files.ended is not None and "fetch" not in model.load_stages:
+                model.load_stages["fetch"] = files.ended - files.started
+                self._metrics.fetched(model.name, files.fetched_bytes)
+            if files.error is not None:
+                model.failures += 1
+                reason = files.error.reason if isinstance(files.error, SourceError) else "FetchFailed"
+                self._fail(model, reason, str(files.error), retry_delay(model.failures))
+            elif files.ready and not self._wanted(model):
+                self._set_absent(model)
 
     async def _retire(self) -> None:
         """Unload what the policy no longer names, or names with other files, once its requests are done."""
@@ -143,7 +185,7 @@ class Loader:
         """What the folder looks like (source.signature)."""
         try:
             async with asyncio.timeout(LOOK_SECONDS):
-                return await in_thread(partial(source.signature, model.folder or Path()))
+                return await in_thread(partial(source.signature, Path(model.entry.path or "")))
         except TimeoutError:
             return "no answer"
 
@@ -167,18 +209,26 @@ class Loader:
         model.state = State.ABSENT
         model.reason = model.message = model.stage = ""
         model.retry_at = model.load_started = model.failed_source = None
+        self._release(model)
+
+    def _release(self, model: Model) -> None:
+        if model.files is not None:
+            model.files.release()
+            model.files = None
 
     async def _load(self, model: Model) -> None:
         model.state = State.LOADING
         model.load_started = time.monotonic()
-        model.load_stages = {}
-        model.folder = Path(model.entry.path or "")
-        model.adapter_folders = {adapter.name: Path(adapter.path or "") for adapter in model.entry.adapters}
+        model.load_stages = {name: part for name, part in model.load_stages.items() if name == "fetch"}
         log("model_loading", model=model.name)
         try:
             await self._bring_up.run(model, self.memory_limit(model), self._engine_ended)
-        except source.SourceError as error:
-            self._fail(model, error.reason, error.message, RECHECK_SECONDS, await self._looks(model))
+        except SourceError as error:
+            # A local folder may be mended; a remote one was fetched with the right digest, and will be the same again.
+            looks = None if model.entry.path is None else await self._looks(model)
+            model.failures += 1
+            retry = retry_delay(model.failures) if looks is None else RECHECK_SECONDS
+            self._fail(model, error.reason, error.message, retry, looks)
         except (LoadError, OSError, ImporterError, EngineHungError) as error:
             await self._stop_engine(model)
             model.failures += 1
@@ -232,5 +282,6 @@ class Loader:
         model.load_started = None
         model.retry_at = time.monotonic() + retry_seconds
         model.failed_source = looks
+        self._release(model)
         log("model_failed", model=model.name, reason=reason, message=message, retry_seconds=retry_seconds)
         self._changed(model)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from imagefleet_runtime.worker import calibration
+from imagefleet_runtime.worker.files import Files
 from imagefleet_runtime.worker.footprint import Footprint
 from imagefleet_runtime.worker.handle import EngineHandle
 from imagefleet_runtime.worker.messages import Capabilities, Loaded, SizeProfile
@@ -26,8 +26,7 @@ class Model:
     reason: str = ""
     message: str = ""
     stage: str = ""  # while Loading: one of the contract's
-    folder: Path | None = None  # its files on this node; None: they are to be fetched first
-    adapter_folders: dict[str, Path] = field(default_factory=dict)  # by name
+    files: Files | None = None  # from when it is wanted on; None while Absent or Failed
     engine: EngineHandle | None = None  # while Loading (from its fork on) and Resident
     capabilities: Capabilities | None = None  # of the last successful load; so are the next eight
     source: Source | None = None
@@ -39,7 +38,7 @@ class Model:
     load_stages: dict[str, float] = field(default_factory=dict)  # seconds of each
     loaded_ns: int | None = None  # when the last load had ended, in Unix nanoseconds
     peak_bytes: int | None = None  # the most that its engine has held
-    load_started: float | None = None  # while Loading
+    load_started: float | None = None  # while it is brought up: Loading, once its files are there
     retry_at: float | None = None  # while Failed
     failed_source: object = None  # what the folder looked like when it was refused (source.signature)
     failures: int = 0  # failed loads in a row
@@ -103,13 +102,19 @@ class Model:
         return Speed(cap, lambda batch: self.steps.slowdown(width, height, batch))
 
     def load_remaining(self, now: float) -> float | None:
-        """Seconds until it can serve: 0 when it does, None where nobody has measured a load."""
+        """Seconds until it can serve: 0 when it does, None where nobody has measured a load, or a fetch has just begun.
+
+        A load's seconds are those from its files on: to fetch them is needed once, and takes what the network takes.
+        """
         if self.state is State.RESIDENT:
             return 0.0
         expected = self.entry.loadSeconds if self.load_seconds is None else self.load_seconds
-        if expected is None or self.load_started is None:
-            return expected
-        return max(expected - (now - self.load_started), 0.0)
+        if expected is None:
+            return None
+        if self.load_started is not None:
+            return max(expected - (now - self.load_started), 0.0)
+        fetch = self.files.remaining_seconds(now) if self.files is not None else 0.0
+        return None if fetch is None else expected + fetch
 
     def forget_measurements(self) -> None:
         """After its files or options changed nothing that was measured holds."""
@@ -147,6 +152,8 @@ class Model:
             "controlNet": can.control_net if can else None,
             "adapters": list(can.adapters) if can else None,
             "stage": self.stage,
+            "fetchedBytes": self.files.there_bytes if self.files and self.files.remote else None,
+            "fetchTotalBytes": self.files.total_bytes if self.files else None,
             "loadStages": dict(self.load_stages) or None,
             "sizes": [self._size_json(profile, memory_limit) for profile in self.profiles] or None,
         }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import secrets
+import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from imagefleet_runtime.worker import admission, errors, requests, source
@@ -25,6 +27,7 @@ from imagefleet_runtime.worker.nvml import Nvml
 from imagefleet_runtime.worker.planning import State
 from imagefleet_runtime.worker.policy import ModelPolicy, Policy
 from imagefleet_runtime.worker.settings import Settings
+from imagefleet_runtime.worker.sources import NodeCache
 from imagefleet_runtime.worker.threads import in_thread
 from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 
@@ -37,6 +40,8 @@ DEADLINE_SECONDS = {"interactive": 30.0, "batch": 3600.0}
 # The largest batch that is measured: beyond it a CPU gains nothing, and an accelerator hardly anything.
 MAX_BATCH_CPU = 8
 MAX_BATCH_ACCELERATOR = 16
+# Where engines keep compiled code. Not in the node cache: it is run as it is found, and others may write there.
+COMPILED = Path(tempfile.gettempdir()) / "imagefleet-compiled"
 
 
 class Supervisor:
@@ -71,19 +76,27 @@ class Supervisor:
             max_request_seconds=settings.max_request_seconds,
             changed=self._wake_loader,
         )
+        digests = source.DigestCache()
+        cache = NodeCache(
+            settings.cache.folder,
+            settings.cache.limit_bytes,
+            settings.cache.source_limit_bytes,
+            digests=digests,
+        )
         bring_up = BringUp(
             importer=importer,
             torch_threads=settings.torch_threads,
             load_seconds=settings.load_seconds,
             max_batch=MAX_BATCH_ACCELERATOR if devices else MAX_BATCH_CPU,
-            compiled=None,
-            digests=source.DigestCache(),
+            compiled=COMPILED,
+            digests=digests,
             measure=self._dispatcher.measure,
         )
         self._loader = Loader(
             models=self._models,
             waiting=self._waiting,
             total_bytes=self._memory.bytes,
+            cache=cache,
             bring_up=bring_up,
             metrics=self.metrics,
             changed=self._model_changed,
