@@ -16,7 +16,7 @@ from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.metrics import Metrics
 from imagefleet_runtime.worker.model import Model
-from imagefleet_runtime.worker.policy import ModelPolicy
+from imagefleet_runtime.worker.policy import ModelPolicy, Policy
 from imagefleet_runtime.worker.tracing import Tracing
 from imagefleet_runtime.worker.waiting import Job, Outcome
 from starlette.types import ASGIApp
@@ -58,6 +58,13 @@ class FakeSupervisor:
         self.metrics = Metrics("team-a", "images", list, list)
         self.jobs: asyncio.Queue[Job] = asyncio.Queue()
         self.cancelled: asyncio.Queue[Job] = asyncio.Queue()
+        self.policies: list[Policy] = []
+
+    def apply(self, policy: Policy) -> None:
+        self.policies.append(policy)
+
+    def state(self) -> dict[str, Any]:
+        return {"models": []}
 
     def submit(self, body: GenerateBody, request_id: str) -> Job:
         drawings = requests.resolve(body, self.model.entry, 7)

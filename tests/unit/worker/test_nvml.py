@@ -1,71 +1,20 @@
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from imagefleet_runtime.worker.nvml import Device, Nvml, scaled, visible, whole
+from imagefleet_runtime.worker.health import Health
+from imagefleet_runtime.worker.nvml import Device, Nvml, scaled, visible
 
-
-class FakeNvmlError(Exception):
-    pass
-
-
-class FakeNvml:
-    """NVML with two devices; the second, a slice of a MIG device, supports little."""
-
-    NVMLError = FakeNvmlError
-    NVML_TEMPERATURE_GPU = 0
-
-    def __init__(self, present: bool = True) -> None:
-        self.present = present
-        self.lost = False
-
-    def nvmlInit(self) -> None:  # noqa: N802
-        if not self.present:
-            raise FakeNvmlError("library not found")
-
-    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
-        return 2
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
-        return ("full", "slice")[index]
-
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
-        if uuid == "MIG-1":
-            return "slice"
-        raise FakeNvmlError("not found")
-
-    def nvmlDeviceGetUUID(self, handle: str) -> str:  # noqa: N802
-        return {"full": "GPU-aaa", "slice": "GPU-bbb"}[handle]
-
-    def nvmlDeviceGetName(self, handle: str) -> str | bytes:  # noqa: N802
-        if self.lost:
-            raise FakeNvmlError("GPU is lost")
-        return "NVIDIA H200" if handle == "full" else b"NVIDIA H200 MIG 1g.18gb"
-
-    def nvmlDeviceGetMemoryInfo(self, handle: str) -> Any:  # noqa: N802
-        return SimpleNamespace(used=10, total=100)
-
-    def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:  # noqa: N802
-        return self._unless_slice(handle, SimpleNamespace(gpu=63))
-
-    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
-        return int(self._unless_slice(handle, 61))
-
-    def nvmlDeviceGetPowerUsage(self, handle: str) -> int:  # noqa: N802
-        return 412_000 if handle == "full" else 2**32 - 1
-
-    def _unless_slice(self, handle: str, value: Any) -> Any:
-        if handle == "slice":
-            raise FakeNvmlError("not supported")
-        return value
-
+from tests.unit.worker.nvml_fakes import FakeNvml
 
 FULL = Device(0, "NVIDIA H200", 0.63, 10, 100, 61.0, 412.0)
 SLICE = Device(1, "NVIDIA H200 MIG 1g.18gb", None, 10, 100, None, None)
 
 
 def test_each_device_is_reported_with_what_nvml_gives() -> None:
-    assert Nvml(FakeNvml(), {}).devices() == [FULL, SLICE]
+    full, part = Nvml(FakeNvml(), {}).devices()
+    assert (replace(full, health=Health()), part) == (FULL, SLICE)
+    assert full.health.remapped_rows == {"corrected": 2, "uncorrected": 1}
 
 
 def test_what_was_not_measured_is_absent_from_the_report() -> None:
@@ -82,11 +31,36 @@ def test_without_nvml_there_are_no_devices() -> None:
     assert Nvml(FakeNvml(present=False), {}).devices() == []
 
 
-def test_a_lost_device_is_not_reported() -> None:
+def test_a_lost_device_is_reported_with_its_fault_and_no_figures() -> None:
     library = FakeNvml()
     nvml = Nvml(library, {})
     library.lost = True
-    assert nvml.devices() == []
+    full, _ = nvml.devices()
+    assert full.as_json() == {
+        "index": 0,
+        "name": "NVIDIA H200",
+        "accelerator": "NVIDIA-H200",
+        "fault": "it is lost: NVML does not find it any more",
+    }
+    assert nvml.fault() == "device 0 (NVIDIA H200): it is lost: NVML does not find it any more"
+
+
+def test_a_device_without_a_fault_says_nothing_of_it() -> None:
+    nvml = Nvml(FakeNvml(), {})
+    assert "fault" not in nvml.devices()[0].as_json()
+    assert nvml.fault() is None
+
+
+def test_only_the_first_device_counts_since_engines_use_no_other() -> None:
+    library = FakeNvml()
+    nvml = Nvml(library, {"CUDA_VISIBLE_DEVICES": "1,0"})
+    library.xids = [79]
+    assert nvml.devices()[1].health.fault is not None
+    assert nvml.fault() is None
+
+
+def test_without_nvml_there_is_no_fault() -> None:
+    assert Nvml(FakeNvml(present=False), {}).fault() is None
 
 
 def test_only_visible_devices_are_reported_numbered_as_cuda_does() -> None:
@@ -126,9 +100,3 @@ def test_visible_devices(env: dict[str, str], want: list[str]) -> None:
 def test_sentinels_and_impossible_values_are_no_opinion(value: Any) -> None:
     assert scaled(value, 0.001) is None
     assert scaled(250, 0.01, most=1.0) is None
-
-
-@pytest.mark.parametrize("value", [None, -1, 2**64 - 1])
-def test_sentinels_are_no_size(value: int | None) -> None:
-    assert whole(value) is None
-    assert whole(0) == 0
