@@ -80,7 +80,7 @@ def control_net() -> Any:
         guide.controlnet_mid_block,
         guide.controlnet_cond_embedding.conv_out,
     ]:
-        torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.normal_(layer.weight, std=5.0)
     return StableDiffusionControlNetPipeline(**parts, controlnet=guide, requires_safety_checker=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
 import time
@@ -14,7 +15,6 @@ import torch
 from PIL import Image, ImageFilter
 
 from imagefleet_runtime.worker.engine import previews
-from imagefleet_runtime.worker.engine.hub import Drawing
 from imagefleet_runtime.worker.engine.modes import NotTextToImageError
 from imagefleet_runtime.worker.images import to_pixels
 from imagefleet_runtime.worker.messages import Draw, Phase
@@ -28,20 +28,23 @@ class Picture:
 
     def __init__(self, draw: Draw, pipe: Any, on_preview: Callable[[int, Any], None]) -> None:
         self.draw = draw
-        self.drawing: Drawing | None = None
         self._pipe = pipe
         self._on_preview = on_preview
-        self._parameters = inspect.signature(pipe.__call__).parameters
-        self._steps = steps_of(draw, "strength" in self._parameters)
+        self._parameters = parameters_of(type(pipe))
         self._step = 0
-        self._preview_at = previews.preview_steps(draw.previews, self._steps)
-        self._estimate = previews.CleanEstimate(pipe.scheduler) if self._preview_at else None
+        self._estimate = previews.CleanEstimate(pipe.scheduler) if draw.previews else None
         self._marks: list[tuple[str, int]] = [("text_encode", time.time_ns())]
 
     @property
     def done(self) -> float:
         """0 to 1, by steps."""
         return min(self._step / self._steps, 1.0)
+
+    @property
+    def _steps(self) -> int:
+        """Steps in all: fewer than were asked for where the drawing begins from a picture, more with schedulers that
+        call the model twice in a step. Known from the first step on."""
+        return getattr(self._pipe, "num_timesteps", None) or self.draw.steps
 
     def mark(self, phase: str) -> None:
         """``phase`` begins now, and the one before it has ended."""
@@ -110,18 +113,20 @@ class Picture:
 
     def _after_step(self, _pipe: Any, _step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         self._step += 1
-        if self._step in self._preview_at:
-            self._preview(tensors["latents"])
+        if self._estimate is not None:
+            number = previews.preview_steps(self.draw.previews, self._steps).get(self._step)
+            if number is not None:
+                self._preview(number, self._estimate, tensors["latents"])
         if self._step == self._steps:
             self.mark("decode")
         return tensors
 
-    def _preview(self, latents: torch.Tensor) -> None:
-        clean = self._estimate.latents() if self._estimate is not None else None
+    def _preview(self, number: int, estimate: previews.CleanEstimate, latents: torch.Tensor) -> None:
+        clean = estimate.latents()
         shown = latents if clean is None else clean.to(latents.dtype)
         pixels = previews.decode(self._pipe, shown, self.draw.height, self.draw.width)
         if pixels is not None:
-            self._on_preview(self._preview_at[self._step], pixels)
+            self._on_preview(number, pixels)
 
     def _keep_unmasked(self, drawn: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """``drawn`` where the mask is white, and the given picture, untouched by the VAE, elsewhere."""
@@ -132,11 +137,7 @@ class Picture:
         return np.asarray(Image.composite(Image.fromarray(drawn), kept, mask))
 
 
-def steps_of(draw: Draw, takes_strength: bool) -> int:
-    """Steps that are drawn: image-to-image skips the first ones, since it begins from a picture.
-
-    Worked example: 20 steps with strength 0.8 draw 16.
-    """
-    if draw.image is None or draw.strength is None or not takes_strength:
-        return draw.steps
-    return max(int(draw.steps * draw.strength), 1)
+@functools.cache
+def parameters_of(pipeline: type) -> frozenset[str]:
+    """The arguments that a call of ``pipeline`` takes."""
+    return frozenset(inspect.signature(pipeline.__call__).parameters)

@@ -81,7 +81,6 @@ class Pipeline:
         drawing = Drawing(
             draw.id, key=(draw.width, draw.height), work=work, adapters=use, windows=windows
         )
-        picture.drawing = drawing
         self.hub.start(drawing)
         return picture
 
