@@ -1,6 +1,8 @@
 """A worker that only says what it is told to hold: the operator's side of the contract, without torch.
 
-Run as a pod's command. It holds every pinned model at once, and checks no token.
+Run as a pod's command. It holds every pinned model at once, and checks no token. Environment, all optional:
+FAKE_ACCELERATOR: the name of the one device that it has; without one it cannot do float8. FAKE_FETCHED: percents
+of every model that are fetched, which stays so.
 """
 
 import json
@@ -14,24 +16,35 @@ MODELS: dict[str, Any] = {"models": []}
 
 
 def report() -> dict[str, Any]:
-    models = [
-        {
-            "model": entry["model"],
-            "state": "Resident" if entry["pinned"] else "Absent",
-            "pinned": entry["pinned"],
-            "digest": entry["digest"],
-            "loadSeconds": 1.5,
-        }
-        for entry in MODELS["models"]
-    ]
     memory = {"totalBytes": 2**33, "source": "host"}
+    accelerator = os.environ.get("FAKE_ACCELERATOR")
     return {
         "pod": os.environ["IMAGEFLEET_POD"],
         "draining": False,
         "memory": memory,
-        "models": models,
-        "devices": [],
+        "models": [
+            {
+                "model": entry["model"],
+                "pinned": entry["pinned"],
+                "digest": entry["digest"],
+                "loadSeconds": 1.5,
+                **state(entry),
+            }
+            for entry in MODELS["models"]
+        ],
+        "devices": [{"index": 0, "name": accelerator, "accelerator": accelerator}] if accelerator else [],
     }
+
+
+def state(entry: dict[str, Any]) -> dict[str, Any]:
+    quantization = entry.get("pipeline", {}).get("quantization", "none")
+    if quantization.startswith("float8") and "FAKE_ACCELERATOR" not in os.environ:
+        message = f"{quantization} needs an accelerator with float8."
+        return {"state": "Failed", "reason": "OptionUnsupported", "message": message}
+    if "FAKE_FETCHED" in os.environ:
+        fetched = int(os.environ["FAKE_FETCHED"])
+        return {"state": "Loading", "stage": "fetch", "fetchedBytes": fetched * 10, "fetchTotalBytes": 1000}
+    return {"state": "Resident" if entry["pinned"] else "Absent"}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +80,16 @@ def models() -> Iterator[Path]:
         yield folder
 
 
-def pool(name: str = "thumbs", model: str = "shapes", replicas: int = 1, **worker: Any) -> str:
-    """A pool of fake workers."""
-    container = {"name": "worker", "command": FAKE_WORKER, "args": []}
+def pool(
+    name: str = "thumbs",
+    model: str = "shapes",
+    replicas: int = 1,
+    fake: Mapping[str, str] = {},
+    **worker: Any,
+) -> str:
+    """A pool of fake workers; `fake`: their environment."""
+    env = [{"name": variable, "value": value} for variable, value in fake.items()]
+    container = {"name": "worker", "command": FAKE_WORKER, "args": [], "env": env}
     template = {"spec": {"containers": [container]}}
     spec = {
         "models": [{"name": "shapes", "model": model}],
@@ -92,9 +99,16 @@ def pool(name: str = "thumbs", model: str = "shapes", replicas: int = 1, **worke
     return manifest("InferencePool", name, spec)
 
 
-def image_model(models: Path, name: str = "shapes", folder: str = "shapes", **source: Any) -> str:
+def image_model(
+    models: Path,
+    name: str = "shapes",
+    folder: str = "shapes",
+    pipeline: Mapping[str, str] = {},
+    **source: Any,
+) -> str:
     """A model whose files are in the folder."""
-    return manifest("ImageModel", name, {"source": {"uri": f"file://{models / folder}", **source}})
+    source = {"uri": f"file://{models / folder}", **source}
+    return manifest("ImageModel", name, {"source": source, "pipeline": dict(pipeline)})
 
 
 def manifest(kind: str, name: str, spec: dict[str, Any]) -> str:
@@ -296,6 +310,45 @@ def test_bad_files_never_make_a_model_ready(
     wait_for(
         lambda: reason in kubectl("get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}").split()
     )
+
+
+def test_a_model_is_served_where_an_accelerator_can_do_what_it_asks_and_says_where_none_can(
+    kubectl: Kubectl, models: Path, operator: OutsideOperator
+) -> None:
+    kubectl.apply(image_model(models, pipeline={"quantization": "float8-dynamic"}))
+    kubectl.apply(pool())
+    model, pools = "imagemodels.imagefleet.dev", "inferencepools.imagefleet.dev"
+    refused = await_condition(kubectl, pools, "thumbs", "ModelsPlaced=False/OptionUnsupported", 90)
+    assert refused["message"] == "shapes on cpu: float8-dynamic needs an accelerator with float8."
+    stalled = await_condition(kubectl, model, "shapes", "Stalled=True/OptionUnsupported")
+    assert stalled["message"] == "cpu: float8-dynamic needs an accelerator with float8."
+    kubectl.apply(pool("able", fake={"FAKE_ACCELERATOR": "FAKE-1"}))
+    kubectl("wait", "--for=condition=Ready", f"{pools}/able", "--timeout=90s")
+    ready = await_condition(kubectl, model, "shapes", "Ready=True/Ready")
+    assert "Not on every accelerator: cpu: float8-dynamic needs" in ready["message"]
+    assert condition(kubectl, pools, "thumbs", "ModelsPlaced=False/OptionUnsupported") is not None
+
+
+def test_how_far_a_fetch_is_is_told_and_costs_nothing_while_it_stands_still(
+    kubectl: Kubectl, models: Path, operator: OutsideOperator, audit: AuditLog
+) -> None:
+    kubectl.apply(image_model(models))
+    kubectl.apply(pool(replicas=2, fake={"FAKE_FETCHED": "42"}))
+    model = "imagemodels.imagefleet.dev"
+
+    def both() -> bool:
+        found = condition(kubectl, model, "shapes", "Cached=False/Fetching")
+        return found is not None and found["message"] == "2 of 2 workers fetch the files: 42 % of 2Ki."
+
+    wait_for(both, seconds=90)
+    copies = kubectl.get(model, "shapes")["status"]["copies"]
+    assert copies == {
+        "available": 0, "total": 2, "failed": 0, "fetching": 2, "bytesFetched": 840, "bytesTotal": 2000,
+    }  # fmt: skip
+    mark = audit.mark()
+    wait_for(lambda: len(list(audit.events(since=mark, verb="update", resource="leases"))) >= 10, seconds=60)
+    written = audit.events(since=mark, user=USER, writes=True, namespace=kubectl.namespace)
+    assert [e.resource for e in written if e.resource == "imagemodels"] == []
 
 
 def test_a_model_that_comes_after_its_pool_is_placed_at_once(settled: Kubectl, models: Path) -> None:

@@ -55,7 +55,7 @@ def find(observed: ModelObserved) -> Finding:
     for refusal in observed.refusals:
         return Finding(Verdict(False, refusal.reason, refusal.message), final=True)
     for result in results(observed):
-        return _from_result(result)
+        return _from_result(result, observed.model)
     state = observed.job.state if observed.job else None
     if isinstance(state, JobState) and state.failed:
         detail = next((p.trouble.message for p in observed.pods if p.trouble), state.failed)
@@ -116,8 +116,18 @@ def _adapters(result: Json) -> dict[str, Json]:
     }
 
 
-def _from_result(result: Json) -> Finding:
+def _from_result(result: Json, model: Parent[ModelSpec]) -> Finding:
     if result["ok"]:
         found = {**result, "adapters": list(_adapters(result).values())}
         return Finding(_good(result["digest"]), {key: found[key] for key in FACTS if found.get(key)})
-    return _bad(result["reason"], str(result.get("message") or conditions.REASONS[result["reason"]]))
+    message = str(result.get("message") or conditions.REASONS[result["reason"]])
+    return _bad(result["reason"], message + (_secrets(model) if result["reason"] == "AccessDenied" else ""))
+
+
+def _secrets(model: Parent[ModelSpec]) -> str:
+    """Which Secrets there should be: one that is missing is mounted as an empty folder, which says nothing."""
+    sources = model.spec.sources if model.spec is not None else ()
+    names = sorted({source.secret for source in sources if source.secret})
+    if not names:
+        return " (the spec names no Secret: make one and name it in secretRef, or let the pods' identity read it)"
+    return f" (credentials are read from Secret {', '.join(names)} of namespace {model.namespace})"

@@ -86,6 +86,27 @@ def test_a_good_report_without_an_adapter_of_the_spec_is_not_believed(adapters: 
     assert found["reason"] == "VerificationPending"
 
 
+@pytest.mark.parametrize(
+    ("secrets", "want"),
+    [
+        ((None, None), "401 (the spec names no Secret: make one"),
+        (("hub", None), "401 (credentials are read from Secret hub of namespace ns)"),
+        (("hub", "bucket"), "401 (credentials are read from Secret bucket, hub of namespace ns)"),
+    ],
+)
+def test_a_source_that_refuses_is_told_with_the_secrets_that_there_should_be(
+    secrets: tuple[str | None, str | None], want: str
+) -> None:
+    own, lora = secrets
+    source = SourceSpec("hf://a/b@c", secret=own)
+    found = described(model(ready=False), source=source, adapters={"x": SourceSpec("s3://b/x", secret=lora)})
+    denied = reported({"ok": False, "reason": "AccessDenied", "message": "401"})
+    status = plan_model(unverified(denied, model=found, job=JobState(complete=True)), NOW).status
+    verified = find(status, "Verified")
+    assert verified is not None
+    assert verified["message"].startswith(want)
+
+
 def test_while_files_are_fetched_a_model_says_so() -> None:
     elsewhere = described(model(ready=False), source=SourceSpec("s3://weights/a"))
     found = find(plan_model(unverified(model=elsewhere, job=JobState()), NOW).status, "Verified")
