@@ -224,9 +224,9 @@ async def until(check: Callable[[], object]) -> None:
 class Harness:
     """A whole gateway on a loopback port, its fleet set by hand."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, key: Ed25519PrivateKey = KEY) -> None:
         self.log: list[dict[str, Any]] = []
-        self.gateway = Gateway(settings, Tokens(KEY), lambda line: self.log.append(json.loads(line)))
+        self.gateway = Gateway(settings, Tokens(key), lambda line: self.log.append(json.loads(line)))
         self.server = server(server_config(self.gateway.app, settings))
         self.url = ""
         self.session: aiohttp.ClientSession

@@ -5,17 +5,18 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import aiohttp
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from tests.unit.gateway.builders import Harness, make_settings
+from tests.unit.gateway.builders import KEY, Harness, make_settings
 
 HarnessFactory = Callable[..., AbstractAsyncContextManager[Harness]]
 
 
 @asynccontextmanager
-async def running(**env: str) -> AsyncIterator[Harness]:
-    harness = Harness(make_settings(**env))
+async def running(key: Ed25519PrivateKey = KEY, **env: str) -> AsyncIterator[Harness]:
+    harness = Harness(make_settings(**env), key)
     config = harness.server.config
     config.load()
     # uvicorn's own protocol without its server, whose ticks would add a fifth of a second to every test.
