@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.calibration import corrected, initial_rate, usable, work_units
-from imagefleet_runtime.worker.messages import Timing
+from imagefleet_runtime.worker.messages import SizeProfile
 
 
 @pytest.mark.parametrize(
@@ -22,21 +22,24 @@ def test_cost_is_megapixel_steps_times_rate(
     assert work_units(*request_) * rate == pytest.approx(seconds, rel=0.01)
 
 
+def profile(fixed: float, step: float) -> SizeProfile:
+    return SizeProfile(512, 512, fixed, ((1, step), (2, 9.0)), ())
+
+
 @pytest.mark.parametrize(
-    ("timing", "units_per_step", "default_steps", "want"),
+    ("measured", "units_per_step", "default_steps", "want"),
     [
-        (Timing(0.5, 4, 0.3), 0.5, 20, 0.21),  # the worked example
-        (Timing(0.4, 4, 0.3), 0.5, 4, 0.2),  # no fixed cost: 0.1 s for each step
-        (Timing(0.3, 4, 0.3), 0.5, 4, 0.2),  # a fixed cost below zero counts as none
-        (Timing(0.5, 1, None), 0.5, 1, 1.0),  # one step only
-        (Timing(1.0, 4, None), 0.5, 20, 0.5),  # no steps reported: all of it scales
-        (Timing(0.0, 1, None), 0.5, 1, None),  # the clock gave nothing
+        (profile(0.1, 0.1), 0.5, 20, 0.21),  # the worked example
+        (profile(0.0, 0.1), 0.5, 4, 0.2),  # no fixed cost: 0.1 s for each step
+        (profile(1.0, 0.0), 0.5, 1, 2.0),  # no steps measured: all of it scales
+        (profile(0.0, 0.0), 0.5, 20, None),  # the clock gave nothing
+        (SizeProfile(512, 512, 0.0, (), ()), 0.5, 20, None),
     ],
 )
 def test_the_first_rate_is_that_of_the_default_request(
-    timing: Timing, units_per_step: float, default_steps: int, want: float | None
+    measured: SizeProfile, units_per_step: float, default_steps: int, want: float | None
 ) -> None:
-    assert initial_rate(timing, units_per_step, default_steps) == (want and pytest.approx(want))
+    assert initial_rate(measured, units_per_step, default_steps) == (want and pytest.approx(want))
 
 
 def test_the_first_observation_is_the_rate() -> None:

@@ -1,5 +1,5 @@
 import pytest
-from imagefleet_runtime.worker.deadlines import draw_seconds, load_seconds
+from imagefleet_runtime.worker.deadlines import load_seconds, silence_seconds
 
 
 @pytest.mark.parametrize(
@@ -16,4 +16,4 @@ def test_a_load_may_take_longer_the_larger_the_folder(size_bytes: int, want: flo
 
 @pytest.mark.parametrize(("estimate", "want"), [(0.0, 300), (2.0, 300), (200.0, 800)])  # the worked examples
 def test_a_drawing_may_take_several_times_its_estimate(estimate: float, want: float) -> None:
-    assert draw_seconds(estimate, 300) == want
+    assert silence_seconds(estimate, 300) == want

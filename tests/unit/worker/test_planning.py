@@ -9,6 +9,7 @@ from imagefleet_runtime.worker.planning import (
     LoadNext,
     State,
     crash_delay,
+    memory_limit,
     plan,
     retry_delay,
 )
@@ -111,6 +112,23 @@ def test_a_load_never_exceeds_the_memory_nor_evicts_what_it_must_not(entries: li
     assert not any(victim.pinned or victim.running for victim in victims)
     held = [e for e in entries if e.state in (State.RESIDENT, State.LOADING) and e not in victims]
     assert sum(entry.memory_bytes for entry in held) + by_name[step.model].memory_bytes <= 10
+
+
+LIMITS = {
+    "alone, all of it": ([resident("a")], 10),
+    "what others need is theirs": ([resident("a"), resident("b"), absent("c", memory_bytes=9)], 6),
+    "one that is being loaded counts": (
+        [resident("a"), replace(absent("b", memory_bytes=3), state=State.LOADING)],
+        7,
+    ),
+    "never less than its own need": ([resident("a"), resident("b", memory_bytes=8)], 4),
+    "nor more than there is": ([resident("a", memory_bytes=12), resident("b")], 10),
+}
+
+
+@pytest.mark.parametrize(("held", "want"), LIMITS.values(), ids=LIMITS.keys())
+def test_what_an_engine_may_use(held: list[Candidate], want: int) -> None:
+    assert memory_limit(held, "a", 10) == want
 
 
 @pytest.mark.parametrize(
