@@ -45,6 +45,10 @@ class Proxy:
             self._ended.set()
             self._listener.close()
 
+    def mend(self) -> None:
+        """Hand on all that comes on new connections; those that hang go on hanging."""
+        self._hang_after = None
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):  # closed at the end
             while True:
@@ -71,17 +75,18 @@ class Proxy:
         _close(client)
 
     def _is_over(self, here: int, count: int) -> bool:
+        hangs = False
         with self._lock:
             self.passed += count
             if self._hang_after is not None and self.passed >= self._hang_after:
+                hangs = True
                 self.hangs.set()
             elif self._cut_after is not None and here >= self._cut_after and self._cuts > 0:
                 self._cuts -= 1
                 return True
-        if self.hangs.is_set():
+        if hangs:
             self._ended.wait()
-            return True
-        return False
+        return hangs
 
 
 def _close(one: socket.socket) -> None:
