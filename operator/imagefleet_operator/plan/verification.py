@@ -69,10 +69,19 @@ def _pending(observed: ModelObserved) -> Finding:
     if before is not None and before.get("reason") in (*FAILURES, "VerificationFailed"):
         return _bad(before["reason"], before["message"])
     trouble = next((p.trouble for p in observed.pods if p.trouble), None)
+    return Finding(Verdict(False, "VerificationPending", trouble.message if trouble else _work(observed)))
+
+
+def _work(observed: ModelObserved) -> str:
+    if observed.job is not None and not any(pod.job == observed.job_name for pod in observed.pods):
+        # The Job's status does not say that the API server refuses its pod (quota, admission, no such account).
+        return (
+            "The check's pod is not there yet; where this lasts, "
+            f"`kubectl describe job {observed.job_name}` says why."
+        )
     spec = observed.model.spec
     fetched = spec is not None and any(source.remote for source in spec.sources)
-    work = "The files are being fetched and checked." if fetched else "The files are being checked."
-    return Finding(Verdict(False, "VerificationPending", trouble.message if trouble else work))
+    return "The files are being fetched and checked." if fetched else "The files are being checked."
 
 
 def _good(digest: str) -> Verdict:

@@ -107,11 +107,35 @@ def test_a_source_that_refuses_is_told_with_the_secrets_that_there_should_be(
     assert verified["message"].startswith(want)
 
 
-def test_while_files_are_fetched_a_model_says_so() -> None:
-    elsewhere = described(model(ready=False), source=SourceSpec("s3://weights/a"))
-    found = find(plan_model(unverified(model=elsewhere, job=JobState()), NOW).status, "Verified")
-    assert found is not None
-    assert found["message"] == "The files are being fetched and checked."
+CHECKING = pod("v", ready=False, pool="", model="shapes-1", job=JOB)
+
+
+@pytest.mark.parametrize(
+    ("source", "pods", "want"),
+    [
+        (SourceSpec("s3://weights/a"), [CHECKING], "The files are being fetched and checked."),
+        (SourceSpec("file:///a", "/a"), [CHECKING], "The files are being checked."),
+        (
+            SourceSpec("file:///a", "/a"),
+            [],
+            f"The check's pod is not there yet; where this lasts, `kubectl describe job {JOB}` says why.",
+        ),
+        (
+            SourceSpec("file:///a", "/a"),
+            [replace(CHECKING, trouble=Trouble("WorkersUnschedulable", "0/3"))],
+            "0/3",
+        ),
+    ],
+    ids=["fetching", "reading", "its pod is refused", "no node for its pod"],
+)
+def test_while_files_are_checked_a_model_says_how_far_that_is(
+    source: SourceSpec, pods: list[Pod], want: str
+) -> None:
+    found = described(model(ready=False), source=source)
+    status = plan_model(unverified(*pods, model=found, job=JobState()), NOW).status
+    verified = find(status, "Verified")
+    assert verified is not None
+    assert verified["message"] == want
 
 
 def test_a_verified_model_is_not_checked_again_when_its_job_has_gone() -> None:
