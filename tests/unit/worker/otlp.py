@@ -26,6 +26,14 @@ class Collector(HTTPServer):
     def next(self) -> ExportTraceServiceRequest:
         return self.requests.get(timeout=60)
 
+    def trace(self, trace: str, root: str) -> dict[str, Any]:
+        """The spans of a trace by name, once its span ``root`` has come: it is the last to end."""
+        found: dict[str, Any] = {}
+        while root not in found:
+            spans = spans_of(self.next())
+            found |= {name: span for name, span in spans.items() if span.trace_id.hex() == trace}
+        return found
+
 
 class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
