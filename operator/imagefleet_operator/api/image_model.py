@@ -254,8 +254,9 @@ class ImageModelSpec(ApiModel):
     )
     sizes: tuple[Annotated[str, Checked(SIZE_CHECK, SIZE_STEP_CHECK), Field(max_length=11)], ...] = Field(
         default_factory=tuple,
-        description="Sizes that a worker warms and measures before the model counts as resident, WIDTHxHEIGHT in "
-        "pixels. Other sizes are drawn too, the first time more slowly. Absent: defaults.size alone.",
+        description="Sizes that a worker warms and measures, besides defaults.size, before the model counts as "
+        "resident: WIDTHxHEIGHT in pixels. Other sizes are drawn too, the first time more slowly. A size that is "
+        "added is measured at the next load.",
         max_length=MAX_SIZES,
         json_schema_extra={"x-kubernetes-list-type": "set"},
     )

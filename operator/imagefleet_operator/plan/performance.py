@@ -68,11 +68,11 @@ def _size(size: str, old: Json, measured: Sequence[SizeReport]) -> Json:
 
 
 def _unsupported(old: Json, reports: Sequence[ModelReport]) -> str | None:
-    """Why the accelerator cannot do what the spec asks. A worker that tries again says nothing new until it is
-    through; where none tries or has tried, there is no opinion."""
-    states = {r.state for r in reports}
+    """Why the accelerator cannot do what the spec asks. A worker that tries again, or is about to, says nothing new
+    until it is through; where none tries or has tried, there is no opinion."""
     said = next((r.unsupported for r in reports if r.unsupported), None)
-    if "Resident" in states or states <= {"Absent"}:
+    untried = all(r.state == "Absent" and not r.pinned for r in reports)
+    if untried or any(r.state == "Resident" for r in reports):
         return None
     known: str | None = old.get("unsupported")
     return said or known

@@ -281,6 +281,7 @@ def test_copies_stand_while_not_every_worker_was_asked() -> None:
 
 NO_FP8 = holding("shapes-1", "Failed", reason="OptionUnsupported", message="no fp8.")
 TRYING = holding("shapes-1", "Loading")
+ABOUT_TO = holding("shapes-1", "Absent")
 UNTRIED = holding("shapes-1", "Absent", pinned=False)
 HELD = holding("shapes-1")
 
@@ -318,6 +319,11 @@ def after(*rounds: list[Copy] | None) -> Json:
             [[Copy(True, NO_FP8, "cpu")], [Copy(True, TRYING, "cpu")]],
             "OptionUnsupported",
             id="it tries again",
+        ),
+        pytest.param(
+            [[Copy(True, NO_FP8, "cpu")], [Copy(True, ABOUT_TO, "cpu")]],
+            "OptionUnsupported",
+            id="it is about to try again",
         ),
         pytest.param(
             [[Copy(True, NO_FP8, "cpu")], [Copy(True, HELD, "cpu")]], "Ready", id="a newer worker can"

@@ -1,0 +1,141 @@
+"""A model and an adapter in a bucket, behind a Secret: fetched, verified, drawn, and told of where that fails."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image, ImageChops
+
+from tests.cluster.cluster import wait_for
+from tests.cluster.fleet import MODELS, Fleet
+from tests.e2e.images import conditions, draw, tiny_model, wait_ready
+from tests.integration.engine import loras
+from tests.plugins.cluster import Kubectl
+from tests.servers import start
+from tests.servers.start import ACCESS_KEY, SECRET_KEY
+
+SECRET = "bucket"
+POOL = "inferencepools.imagefleet.dev/fetching"
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[start.Running]:
+    """An S3 server with the demo model tiny-2 and an adapter for it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        loras.write(MODELS / "tiny-2", folder / "pixel", "denoiser", seed=1)
+        with start.s3(folder) as server:
+            start.upload_s3(server, "tiny-2", MODELS / "tiny-2")
+            start.upload_s3(server, "loras/pixel", folder / "pixel")
+            yield server
+
+
+def manifest(kind: str, name: str, spec: dict[str, Any]) -> str:
+    document = {
+        "apiVersion": "imagefleet.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name},
+        "spec": spec,
+    }
+    return yaml.safe_dump(document)
+
+
+def from_bucket(name: str, *, secret: str = SECRET, **spec: Any) -> str:
+    source = {"uri": "s3://models/tiny-2", "secretRef": {"name": secret}}
+    return manifest("ImageModel", name, {"source": source, "defaults": {"steps": 4, "size": "64x64"}, **spec})
+
+
+def pool(*models: str) -> str:
+    entries = [{"name": model, "model": model} for model in models]
+    worker = {"accelerator": {"count": 0}}
+    return manifest("InferencePool", "fetching", {"models": entries, "worker": worker, "replicas": 1})
+
+
+def workers(kubectl: Kubectl) -> set[str]:
+    pods = kubectl.get("pods", "-l", "imagefleet.dev/pool=fetching")["items"]
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+@pytest.fixture(scope="module")
+def served(fleet: Fleet, shared_kubectl: Kubectl, bucket: start.Running) -> Kubectl:
+    """A namespace with a pool that serves tiny-2 from the image and from the bucket."""
+    keys = {"accessKeyId": ACCESS_KEY, "secretAccessKey": SECRET_KEY, "endpoint": bucket.endpoint}
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in keys.items()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "data": data}
+    parts = [yaml.safe_dump(secret), tiny_model("tiny-2"), from_bucket("tiny-s3"), pool("tiny-2", "tiny-s3")]
+    shared_kubectl.apply("---\n".join(parts))
+    wait_ready(shared_kubectl, "fetching", "240s")
+    return shared_kubectl
+
+
+def drawn(fleet: Fleet, kubectl: Kubectl, model: str, **more: Any) -> Image.Image:
+    return draw(fleet.gateways()[0], f"{kubectl.namespace}/{model}", seed=3, **more).convert("RGB")
+
+
+def differ(one: Image.Image, other: Image.Image) -> bool:
+    return ImageChops.difference(one, other).getbbox() is not None
+
+
+def test_a_model_of_a_bucket_is_what_its_folder_is_and_draws_the_same(fleet: Fleet, served: Kubectl) -> None:
+    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-s3", "--timeout=30s")
+    fetched = served.get("imagemodels.imagefleet.dev/tiny-s3")["status"]
+    local = served.get("imagemodels.imagefleet.dev/tiny-2")["status"]
+    assert fetched["digest"] == local["digest"]
+    assert fetched["copies"] == {"available": 1, "total": 1, "failed": 0}
+    assert not differ(drawn(fleet, served, "tiny-s3"), drawn(fleet, served, "tiny-2"))
+
+
+def test_what_a_worker_measured_of_its_sizes_is_told(served: Kubectl) -> None:
+    def sizes() -> list[str]:
+        status = served.get("imagemodels.imagefleet.dev/tiny-s3")["status"]
+        return [size["size"] for entry in status.get("performance", []) for size in entry.get("sizes", [])]
+
+    wait_for(lambda: "64x64" in sizes(), seconds=90)
+
+
+def test_an_adapter_from_the_bucket_is_drawn_with_where_it_is_asked_for_and_restarts_nobody(
+    fleet: Fleet, served: Kubectl
+) -> None:
+    before = workers(served)
+    source = {"uri": "s3://models/loras/pixel", "secretRef": {"name": SECRET}}
+    adapters = [{"name": "pixel", "source": source}]
+    served.apply(
+        from_bucket("tiny-styled", adapters=adapters) + "---\n" + pool("tiny-2", "tiny-s3", "tiny-styled")
+    )
+    served("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/tiny-styled", "--timeout=120s")
+    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-styled", "--timeout=120s")
+    (adapter,) = served.get("imagemodels.imagefleet.dev/tiny-styled")["status"]["adapters"]
+    assert (adapter["name"], adapter["digest"][:7]) == ("pixel", "sha256:")
+    plain = drawn(fleet, served, "tiny-styled")
+    styled = drawn(fleet, served, "tiny-styled", adapters=[{"name": "pixel", "scale": 1.0}])
+    assert differ(plain, styled)
+    assert not differ(plain, drawn(fleet, served, "tiny-s3"))
+    assert workers(served) == before, "its Secret is mounted already"
+
+
+def test_a_secret_that_is_missing_is_named_and_hurts_no_other_model(fleet: Fleet, served: Kubectl) -> None:
+    served.apply(
+        from_bucket("tiny-denied", secret="nowhere") + "---\n" + pool("tiny-2", "tiny-s3", "tiny-denied")
+    )
+
+    def stalled() -> dict[str, Any]:
+        found = conditions(served.get("imagemodels.imagefleet.dev/tiny-denied"))
+        return found.get("Stalled", {})
+
+    wait_for(lambda: stalled().get("reason") == "AccessDenied", seconds=120)
+    assert f"Secret nowhere of namespace {served.namespace}" in stalled()["message"]
+    # The Secret's volume replaces the worker; while it is missing the other models come back all the same.
+    wait_for(
+        lambda: ready_models(served) == {"tiny-2": True, "tiny-s3": True, "tiny-denied": False}, seconds=180
+    )
+    assert not differ(drawn(fleet, served, "tiny-s3"), drawn(fleet, served, "tiny-2"))
+
+
+def ready_models(kubectl: Kubectl) -> dict[str, bool]:
+    return {model["name"]: model["ready"] for model in kubectl.get(POOL)["status"]["models"]}

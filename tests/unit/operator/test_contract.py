@@ -1,0 +1,65 @@
+"""What the operator tells a worker, read by the worker's own code: both follow docs/contract.md."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from imagefleet_operator.plan.policy import policy_entry
+from imagefleet_operator.plan.types import ModelSpec, Parent
+from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec
+from imagefleet_operator.store.records import model_record
+from imagefleet_operator.store.reports import MODES as OPERATOR_MODES
+from imagefleet_runtime.worker import main
+from imagefleet_runtime.worker.policy import MODES, Policy
+from imagefleet_runtime.worker.verify import adapter_orders
+
+from tests.integration.manifests import good_manifests
+
+MODELS = [path for path in good_manifests() if path.stem.startswith("model-")]
+
+
+def verified(path: Path) -> Parent[ModelSpec]:
+    """A good manifest's model with a status as after its verification."""
+    manifest = yaml.safe_load(path.read_text())
+    adapters = [
+        {"name": adapter["name"], "digest": "sha256:" + "ab" * 32}
+        for adapter in manifest["spec"].get("adapters", [])
+    ]
+    status: dict[str, Any] = {"digest": "sha256:" + "cd" * 32, "adapters": adapters}
+    metadata = {**manifest["metadata"], "namespace": "ns", "uid": "u"}
+    return model_record({**manifest, "metadata": metadata, "status": status})
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_a_worker_takes_what_it_is_told_to_hold(path: Path) -> None:
+    model = verified(path)
+    assert model.spec is not None
+    entry = policy_entry(model, pinned=True, memory_bytes=1, speed={"loadSeconds": 1.5})
+    (taken,) = Policy.model_validate({"models": [entry]}).models
+    assert (taken.path, taken.uri) == (
+        model.spec.source.folder,
+        model.spec.source.uri if not taken.path else None,
+    )
+    assert [adapter.name for adapter in taken.adapters] == list(model.spec.adapters)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+def test_a_check_understands_its_command_line(path: Path) -> None:
+    model = verified(path)
+    job = verify_spec(model, WorkerDefaults("img"))
+    assert job is not None
+    assert model.spec is not None
+    parser = argparse.ArgumentParser()
+    main._add_verify_arguments(parser)
+    found = parser.parse_args(job.arguments[1:])
+    assert (found.uri, found.credentials) == (model.spec.source.uri, model.spec.source.credentials)
+    orders = adapter_orders(found.adapter, found.adapter_credentials)
+    assert {(order.name, order.uri, order.digest, order.credentials) for order in orders} == {
+        (name, source.uri, source.digest, source.credentials) for name, source in model.spec.adapters.items()
+    }
+
+
+def test_both_know_the_same_modes() -> None:
+    assert set(OPERATOR_MODES) == set(MODES)
