@@ -168,7 +168,7 @@ async def test_a_caller_that_leaves_a_stream_frees_the_worker(worker: Worker) ->
         await anext(answer.aiter_lines())
 
     async def idle() -> bool:
-        return (await worker.model("tiny-1"))["running"] == 0
+        return bool((await worker.model("tiny-1"))["running"] == 0)
 
     await worker.until(idle)
     lines = [json.loads(line) for line in worker.output.read_text().splitlines() if line.startswith("{")]

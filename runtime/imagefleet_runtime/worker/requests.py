@@ -218,9 +218,12 @@ def _check_adapters(drawing: Draw, model: Model) -> None:
 def _check_parameters(body: GenerateBody, drawing: Draw, capabilities: Capabilities) -> None:
     takes = capabilities.parameters
     guided = "guidance_scale" in takes
+    # A pipeline that draws from a text and takes a picture all the same looks at it, and does not draw over it.
+    looks = drawing.mode == "image-to-image" and "image" in takes and "strength" not in takes
     checks = (
         ("guidance_scale", body.guidance_scale is not None, guided),
         (STEPS, body.steps is not None, STEPS in takes),
+        ("strength", body.strength is not None, not looks),
         ("control_image", drawing.control_image is not None, capabilities.control_net),
         ("negative_prompt", bool(body.negative_prompt), capabilities.negative_prompt),
     )

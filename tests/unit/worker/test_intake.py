@@ -10,6 +10,7 @@ import pytest
 from imagefleet_runtime.worker import intake
 from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.intake import Intake, read_body
+from imagefleet_runtime.worker.schema import parse
 from starlette.requests import Request
 
 from tests.unit.worker.http_fakes import FakeSupervisor, ask, make_app, served
@@ -57,7 +58,6 @@ async def test_a_body_that_does_not_arrive_is_refused() -> None:
 def checked_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The threads that checked a body."""
     threads: list[str] = []
-    parse = intake.parse
 
     def noted(schema: Any, body: bytes) -> Any:
         threads.append("loop" if threading.current_thread() is threading.main_thread() else "thread")

@@ -248,6 +248,12 @@ def check(fields: dict[str, Any], entry: dict[str, Any] | None = None, **pipelin
         ({"negative_prompt": "x"}, {"negative_prompt": False}, "unsupported_parameter", "negative_prompt"),
         ({"negative_prompt": "x", "guidance_scale": 1.0}, {}, "unsupported_parameter", "negative_prompt"),
         ({"control_image": PICTURE}, {"control_net": False}, "unsupported_parameter", "control_image"),
+        (
+            {"image": PICTURE, "strength": 0.5},
+            {"parameters": frozenset({"prompt", "image"})},
+            "unsupported_parameter",
+            "strength",
+        ),
         ({"image": PICTURE}, {"modes": ("text-to-image",)}, "unsupported_mode", "image"),
         (
             {"image": PICTURE, "mask": MASK},
@@ -275,6 +281,8 @@ def test_what_the_pipeline_cannot_honour_is_refused(
         ({"negative_prompt": "x"}, {}),
         ({}, {"parameters": frozenset({"prompt"})}),  # the model's defaults are no wish of the caller's
         ({"image": PICTURE, "mask": MASK, "control_image": PICTURE}, {}),
+        ({"image": PICTURE, "strength": 0.5}, {}),
+        ({"image": PICTURE}, {"parameters": frozenset({"prompt", "image"})}),
         ({"adapters": [{"name": "pixel"}]}, {}),
     ],
 )
