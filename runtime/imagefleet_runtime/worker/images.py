@@ -15,8 +15,9 @@ DEFAULT_QUALITY = 95
 # zlib's level 6 takes three times as long for a few per cent on photographs and noise.
 PNG_LEVEL = 2
 FORMATS = ("PNG", "JPEG", "WEBP")
-# More than a 48-megapixel camera gives. Decoded, such a picture is 150 MB; a bomb would be gigabytes.
-MAX_PIXELS = 50_000_000
+# More than a camera of 24 megapixels gives, and several times what any model draws. Decoded, such a picture is 100 MB,
+# and 225 MB where it is put on white; a bomb would be gigabytes.
+MAX_PIXELS = 25_000_000
 OPAQUE = 255
 # A mask's pixel is drawn anew from here on, as diffusers' pipelines have it.
 MASK_THRESHOLD = 128
@@ -69,9 +70,11 @@ def _read(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Picture
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
             _check_kind(opened)
             opened.load()
-            kept = convert is _as_rgb and _is_plain(opened)
-            picture = opened if kept else convert(ImageOps.exif_transpose(opened))
-            return Picture(data if kept else _png(picture), picture.width, picture.height)
+            upright = _is_upright(opened)
+            if upright and convert is _as_rgb and opened.mode == "RGB" and not opened.has_transparency_data:
+                return Picture(data, opened.width, opened.height)
+            picture = convert(opened if upright else ImageOps.exif_transpose(opened))
+            return Picture(_png(picture), picture.width, picture.height)
     except BadPictureError:
         raise
     except UnidentifiedImageError:
@@ -95,18 +98,17 @@ def _too_large() -> str:
     return f"has too many pixels; at most {MAX_PIXELS:,} are taken"
 
 
-def _is_plain(opened: Image.Image) -> bool:
-    """Whether its file can go on as it is."""
-    upright = opened.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    return upright and opened.mode == "RGB" and not opened.has_transparency_data
+def _is_upright(opened: Image.Image) -> bool:
+    return bool(opened.getexif().get(ExifTags.Base.Orientation, 1) == 1)
 
 
 def _as_rgb(picture: Image.Image) -> Image.Image:
     if not picture.has_transparency_data:
         return _eight_bits(picture).convert("RGB")
-    colours = picture.convert("RGBA")
-    white = Image.new("RGBA", colours.size, "white")
-    return Image.alpha_composite(white, colours).convert("RGB")
+    colours = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+    on_white = Image.new("RGB", colours.size, "white")
+    on_white.paste(colours, mask=colours.getchannel("A"))
+    return on_white
 
 
 def _as_mask(picture: Image.Image) -> Image.Image:

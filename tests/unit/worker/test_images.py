@@ -104,13 +104,18 @@ def test_cmyk_becomes_rgb() -> None:
     assert pixels(read.data).shape == (16, 24, 3)
 
 
+def test_of_a_file_with_several_photographs_the_first_counts() -> None:
+    data = encoded(noise(), "MPO", save_all=True, append_images=[noise(8, 8)])
+    assert (read_picture(data).width, read_picture(data).height) == (24, 16)
+
+
 def animation() -> bytes:
     return encoded(noise(), "WEBP", save_all=True, append_images=[noise().rotate(90)])
 
 
 def huge() -> bytes:
     """Few bytes, many pixels."""
-    return encoded(Image.new("1", (8000, 8000)))
+    return encoded(Image.new("1", (6000, 5000)))
 
 
 BAD_PICTURES = {
@@ -121,7 +126,7 @@ BAD_PICTURES = {
     "a truncated JPEG": (encoded(noise(), "JPEG")[:-200], "broken"),
     "a truncated WebP": (encoded(noise(), "WEBP")[:-200], "broken|not a PNG"),
     "an animation": (animation(), "animation"),
-    "too many pixels": (huge(), "too many pixels; at most 50,000,000"),
+    "too many pixels": (huge(), "too many pixels; at most 25,000,000"),
     "a decompression bomb": (encoded(Image.new("1", (16000, 16000))), "too many pixels"),
 }
 
