@@ -147,12 +147,16 @@ class LoadFailed:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the drawings ``done`` (id to the part of its work that is done, 0 to 1) took ``seconds``."""
+    """One step of the drawings ``done`` (id to the part of its work that is done, 0 to 1) took ``seconds``.
+
+    The mean of ``rounds`` steps that followed each other: those that take little time are not told one by one.
+    """
 
     done: dict[int, float]
     width: int
     height: int
     seconds: float
+    rounds: int = 1
 
 
 @dataclass(frozen=True)

@@ -70,10 +70,10 @@ def draw_one(pipeline: Pipeline, draw: Draw) -> Floats:
     return found
 
 
-def picture(width: int = 64, height: int = 64, shift: float = 0.0) -> bytes:
+def picture(width: int = 64, height: int = 64) -> bytes:
     """A PNG of colours that change from corner to corner."""
     down, along = np.mgrid[0:height, 0:width]
-    channels = (along / width, down / height, (along / width + shift) % 1)
+    channels = (along / width, down / height, 1 - along / width)
     pixels = (np.stack(channels, axis=-1) * 255).astype(np.uint8)
     return _png(Image.fromarray(pixels))
 

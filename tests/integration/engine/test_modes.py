@@ -84,11 +84,11 @@ def test_a_negative_prompt_changes_the_picture(
 def test_control_images_guide_each_drawing_of_a_batch_on_its_own(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare]
 ) -> None:
-    from tests.integration.engine.drawing import picture, request, run
+    from tests.integration.engine.drawing import mask, picture, request, run
 
     draws = [
         request(id=1, control_image=picture(), steps=3),
-        request(id=2, control_image=picture(shift=0.5), steps=3),
+        request(id=2, control_image=mask(), steps=3),
         request(id=3, control_image=picture(), control_scale=0.5, steps=3),
         request(id=4, steps=3),
     ]
@@ -105,9 +105,9 @@ def test_control_images_guide_what_is_drawn_over_a_picture(engine: Callable[[str
     plain = request(image=picture(), strength=0.7, steps=4)
     draws = [
         plain,
-        replace(plain, id=2, control_image=picture(shift=0.5)),
+        replace(plain, id=2, control_image=mask()),
         replace(plain, id=3, mask=mask()),
-        replace(plain, id=4, mask=mask(), control_image=picture(shift=0.5)),
+        replace(plain, id=4, mask=mask(), control_image=mask()),
     ]
     drawn = run(engine("control_net"), draws)
     assert np.abs(drawn[1] - drawn[2]).max() > OTHER

@@ -57,11 +57,11 @@ class Adapters:
     def _switch(self, module: torch.nn.Module, use: Use) -> None:
         for layer in self._layers[module]:
             here = [(name, scale) for name, scale in use if name in layer.scaling]
-            layer.enable_adapters(bool(here))
             if here:
-                layer.set_adapter([name for name, _scale in here])
-                for name, scale in here:
-                    layer.set_scale(name, scale)
+                layer.set_adapter([name for name, _scale in here], inference_mode=True)
+            for name, scale in here:
+                layer.set_scale(name, scale)
+            layer.enable_adapters(bool(here))
         self._on[module] = use
 
 

@@ -17,6 +17,20 @@ from imagefleet_runtime.worker.messages import Options, StepCache
 FLOAT8_CAPABILITY = (8, 9)
 # Packages that the attention backends need. ``native`` is torch's own.
 ATTENTION_PACKAGES = {"flash": "flash_attn", "sage": "sageattention", "xformers": "xformers"}
+# torchao's configuration classes.
+QUANTIZATIONS = {
+    "int8-weight-only": "Int8WeightOnlyConfig",
+    "int8-dynamic": "Int8DynamicActivationInt8WeightConfig",
+    "int4-weight-only": "Int4WeightOnlyConfig",
+    "float8-weight-only": "Float8WeightOnlyConfig",
+    "float8-dynamic": "Float8DynamicActivationFloat8WeightConfig",
+}
+KNOWN = {
+    "dtype": {"auto", "float32", "float16", "bfloat16"},
+    "quantization": {"none", *QUANTIZATIONS},
+    "compile": {"none", "regional"},
+    "attention": {"auto", "native", *ATTENTION_PACKAGES},
+}
 
 
 class UnsupportedOptionError(Exception):
@@ -42,6 +56,16 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 def check_device(options: Options, device: str) -> None:
     """Refuse, before any weight is read, what this device cannot do. Raises UnsupportedOptionError."""
+    for option, known in KNOWN.items():
+        if getattr(options, option) not in known:
+            raise UnsupportedOptionError(
+                f"{option} {getattr(options, option)} is not known: it must be one of {', '.join(sorted(known))}"
+            )
+    for check in (_check_quantization, _check_attention, _check_compile):
+        check(options, device)
+
+
+def _check_quantization(options: Options, device: str) -> None:
     if options.quantization.startswith("float8") and not _multiplies_float8(device):
         raise UnsupportedOptionError(
             f"quantization {options.quantization} needs a GPU of compute capability 8.9 or newer, and this is "
@@ -51,17 +75,24 @@ def check_device(options: Options, device: str) -> None:
         raise UnsupportedOptionError(
             "quantization int4-weight-only needs a GPU, and this is a CPU: use int8-weight-only, or none"
         )
-    if options.attention not in ("auto", "native"):
-        if device == "cpu":
-            raise UnsupportedOptionError(
-                f"attention {options.attention} needs a GPU, and this is a CPU: use native, or auto"
-            )
-        package = ATTENTION_PACKAGES[options.attention]
-        if importlib.util.find_spec(package) is None:
-            raise UnsupportedOptionError(
-                f"attention {options.attention} needs the package {package}, which this image does not hold: "
-                "add it to the image, or use native"
-            )
+
+
+def _check_attention(options: Options, device: str) -> None:
+    package = ATTENTION_PACKAGES.get(options.attention)
+    if package is None:
+        return
+    if device == "cpu":
+        raise UnsupportedOptionError(
+            f"attention {options.attention} needs a GPU, and this is a CPU: use native, or auto"
+        )
+    if importlib.util.find_spec(package) is None:
+        raise UnsupportedOptionError(
+            f"attention {options.attention} needs the package {package}, which this image does not hold: "
+            "add it to the image, or use native"
+        )
+
+
+def _check_compile(options: Options, device: str) -> None:
     if options.compile == "regional" and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
         raise UnsupportedOptionError(
             "compile regional needs a C++ compiler (g++) on a CPU, which this image does not hold: add it, or use none"
@@ -109,14 +140,12 @@ def _call(module: torch.nn.Module, method: str, argument: Any) -> None:
 def _quantize(module: torch.nn.Module, name: str) -> None:
     from torchao import quantization
 
-    configs = {
-        "int8-weight-only": quantization.Int8WeightOnlyConfig,
-        "int8-dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
-        "int4-weight-only": quantization.Int4WeightOnlyConfig,
-        "float8-weight-only": quantization.Float8WeightOnlyConfig,
-        "float8-dynamic": quantization.Float8DynamicActivationFloat8WeightConfig,
-    }
-    quantization.quantize_(module, configs[name]())
+    quantization.quantize_(module, getattr(quantization, QUANTIZATIONS[name])(), filter_fn=_is_quantized)
+
+
+def _is_quantized(module: torch.nn.Module, name: str) -> bool:
+    """Whether this layer is. Adapters are not: they are small, and their few ranks would lose much."""
+    return isinstance(module, torch.nn.Linear) and "lora_" not in name
 
 
 def _step_cache(cache: StepCache, current_timestep: Callable[[], Any]) -> Any:

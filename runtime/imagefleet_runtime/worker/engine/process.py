@@ -9,8 +9,9 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from imagefleet_runtime.worker import images, messages
 from imagefleet_runtime.worker.engine.adapters import AdapterError
 from imagefleet_runtime.worker.engine.failures import describe, failure, is_out_of_memory, is_sticky
-from imagefleet_runtime.worker.engine.hub import CancelledError, Drawing
+from imagefleet_runtime.worker.engine.hub import CancelledError, Drawing, Round
 from imagefleet_runtime.worker.engine.meter import Meter
 from imagefleet_runtime.worker.engine.options import UnsupportedOptionError
 from imagefleet_runtime.worker.engine.picture import Picture
@@ -45,12 +46,16 @@ def main(connection: Connection) -> None:
 
 
 class _Engine:
+    """The engine's main thread: it alone touches the pipeline. Pictures are encoded by ``_encoders``."""
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._sending = threading.Lock()
         self._encoders = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
+        self._waiting: deque[messages.Draw] = deque()  # not begun, as this model draws one picture at a time
         self._pictures: dict[int, Picture] = {}
-        self._cancelled: set[int] = set()
+        # The previews of each picture that are being encoded: all are sent before its end is.
+        self._previews: dict[int, list[Future[None]]] = {}
 
     def run(self) -> None:
         order: messages.Load = self._connection.recv()
@@ -89,11 +94,17 @@ class _Engine:
         while not self._pictures or self._connection.poll():
             match self._connection.recv():
                 case messages.Draw() as draw:
-                    self._start(draw)
+                    self._waiting.append(draw)
                 case messages.Cancel() as cancel:
                     self._cancel(cancel.id)
+            self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        while self._waiting and (self._pipeline.capabilities.batches or not self._pictures):
+            self._start(self._waiting.popleft())
 
     def _start(self, draw: messages.Draw) -> None:
+        self._previews[draw.id] = []
         try:
             picture = self._pipeline.start(draw, partial(self._preview, draw))
         except Exception as error:
@@ -105,19 +116,20 @@ class _Engine:
     def _cancel(self, identifier: int) -> None:
         if identifier in self._pictures:
             self._pipeline.hub.cancel(identifier)
-            self._collect()
+            self._finish_all(self._pipeline.hub.take_ended())
+            return
+        for draw in [draw for draw in self._waiting if draw.id == identifier]:
+            self._waiting.remove(draw)
+            self._send(messages.Cancelled(identifier))
 
     def _round(self) -> None:
         self._steps.begin(list(self._pictures.values()))
         ended = self._pipeline.hub.round()
         self._steps.end()
         self._finish_all(ended)
+        self._start_waiting()
 
-    def _collect(self) -> None:
-        """What ended outside of a round."""
-        self._finish_all(self._pipeline.hub.take_ended())
-
-    def _finish_all(self, ended: Any) -> None:
+    def _finish_all(self, ended: Round) -> None:
         for drawing, drawn in ended.results:
             self._finish(drawing, drawn)
         for drawing, error in ended.errors:
@@ -126,38 +138,55 @@ class _Engine:
             self._fail(picture.draw, error)
 
     def _finish(self, drawing: Drawing, drawn: Any) -> None:
-        """Hand the pixels to a thread that compresses and sends them."""
+        """Hand what was drawn to a thread that compresses and sends it."""
         picture = self._pictures.pop(drawing.id)
         self._pipeline.forget_steps()
         picture.mark("encode")
         peak = self._meter.peak()
         if not self._pictures:
             self._meter.reset()
-        self._encoders.submit(self._encode, picture, drawing.work_seconds, drawn, peak)
+        self._send_last(picture.draw, partial(self._encoded, picture, drawing.work_seconds, drawn, peak))
 
-    def _encode(self, picture: Picture, work_seconds: float, drawn: Any, peak: int | None) -> None:
+    @staticmethod
+    def _encoded(picture: Picture, work_seconds: float, drawn: Any, peak: int | None) -> messages.Drawn:
         draw = picture.draw
-        try:
-            encoded = images.encode(picture.finish(drawn), draw.output_format, draw.output_compression)
-        except Exception as error:
-            self._send(failure(draw.id, error))
-            return
+        encoded = images.encode(picture.finish(drawn), draw.output_format, draw.output_compression)
         picture.mark("end")
         phases = picture.phases()
         seconds = (phases[-1].ended_ns - phases[0].started_ns) / 1e9
-        self._send(messages.Drawn(draw.id, encoded, seconds, work_seconds, phases, peak))
+        return messages.Drawn(draw.id, encoded, seconds, work_seconds, phases, peak)
 
     def _preview(self, draw: messages.Draw, index: int, pixels: Any) -> None:
-        encoded = images.encode(pixels, draw.output_format, draw.output_compression)
-        self._send(messages.Preview(draw.id, index, encoded))
+        def encode() -> None:
+            encoded = images.encode(pixels, draw.output_format, draw.output_compression)
+            self._send(messages.Preview(draw.id, index, encoded))
+
+        self._previews[draw.id].append(self._encoders.submit(encode))
 
     def _fail(self, draw: messages.Draw, error: Exception) -> None:
         if isinstance(error, CancelledError):
-            self._send(messages.Cancelled(draw.id))
+            self._send_last(draw, lambda: messages.Cancelled(draw.id))
             return
-        self._send(failure(draw.id, error, draw.prompt, draw.negative_prompt or ""))
+        failed = failure(draw.id, error, draw.prompt, draw.negative_prompt or "")
+        self._send_last(draw, lambda: failed)
         if is_sticky(error):
+            self._encoders.shutdown()
             raise SystemExit(1) from None
+
+    def _send_last(self, draw: messages.Draw, make: Callable[[], object]) -> None:
+        """Send what ``make`` returns when all previews of ``draw`` are sent. Threads take up work in the order in which
+        it was handed to them, so that this one never waits for what has not begun."""
+        previews = self._previews.pop(draw.id)
+
+        def send() -> None:
+            wait(previews)
+            try:
+                message = make()
+            except Exception as error:
+                message = failure(draw.id, error, draw.prompt, draw.negative_prompt or "")
+            self._send(message)
+
+        self._encoders.submit(send)
 
     def _send(self, message: object) -> None:
         with self._sending:
@@ -194,7 +223,7 @@ class _Steps:
         seconds = (time.monotonic() - self._started) / self._rounds
         draw = self._pictures[0].draw
         done = {picture.draw.id: picture.done for picture in self._pictures}
-        self._send(messages.Step(done, draw.width, draw.height, seconds))
+        self._send(messages.Step(done, draw.width, draw.height, seconds, self._rounds))
         self._rounds = 0
 
 

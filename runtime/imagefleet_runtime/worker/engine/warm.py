@@ -8,6 +8,7 @@ from dataclasses import replace
 from imagefleet_runtime.worker.engine.failures import is_out_of_memory
 from imagefleet_runtime.worker.engine.meter import Meter
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
+from imagefleet_runtime.worker.images import to_pixels
 from imagefleet_runtime.worker.messages import Draw, SizeProfile, Warmth
 
 # The first steps pay for what is set up lazily: kernels are chosen, code is compiled.
@@ -21,7 +22,8 @@ WORTHWHILE_GAIN = 1.05
 
 
 def warm(pipeline: Pipeline, meter: Meter, warmth: Warmth) -> tuple[SizeProfile, ...]:
-    """Raises what the first drawing of a size raises: a model that cannot draw its own sizes must not serve."""
+    """Raises what the first drawing of a size raises, NotFiniteError too: a model that cannot draw its own sizes must
+    not serve."""
     return tuple(_Warming(pipeline, meter, warmth, width, height).profile() for width, height in warmth.sizes)
 
 
@@ -97,6 +99,8 @@ class _Warming:
             self._pipeline.synchronize()
             if not ended.results:  # the last round also decodes
                 seconds.append(time.monotonic() - started)
+            for _drawing, drawn in ended.results:
+                to_pixels(drawn)
             for _drawing, error in ended.errors:
                 self._abandon()
                 raise error
