@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.footprint import MOST_POINTS, Footprint
 from imagefleet_runtime.worker.messages import SizeProfile

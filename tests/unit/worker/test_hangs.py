@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from imagefleet_runtime.worker import handle, messages, source
+from imagefleet_runtime.worker.bringup import BringUp
 from imagefleet_runtime.worker.handle import EngineHandle, EngineHungError, EngineStuckError
 from imagefleet_runtime.worker.importer import ImporterError
 from imagefleet_runtime.worker.loader import Loader
@@ -19,9 +20,13 @@ from imagefleet_runtime.worker.metrics import Metrics
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.planning import State
 from imagefleet_runtime.worker.policy import ModelPolicy
+from imagefleet_runtime.worker.sources import NodeCache
 from imagefleet_runtime.worker.waiting import WaitingRoom
 
+from tests.unit.worker.engine_fakes import LOADED
 from tests.unit.worker.test_source import make_model
+
+ORDER = messages.Load("/model", messages.Options(), 1, messages.Warmth(((64, 64),), 4, 5.0, 1, None))
 
 
 def never_answer(connection: Connection) -> None:
@@ -31,10 +36,19 @@ def never_answer(connection: Connection) -> None:
 
 def load_and_die(connection: Connection) -> None:
     connection.recv()
-    connection.send(messages.Loaded(messages.Capabilities("StableDiffusionPipeline", 8, frozenset(), False)))
-    connection.recv()
-    connection.send(messages.Calibrated(messages.Timing(0.1, 4, 0.05), None))
+    connection.send(messages.Stage("weights", 0.1))
+    connection.send(LOADED)
     os._exit(1)
+
+
+def load_slowly(connection: Connection) -> None:
+    """Each stage takes most of the time that one may take."""
+    connection.recv()
+    for name in ("weights", "options", "warm"):
+        time.sleep(0.8)
+        connection.send(messages.Stage(name, 0.8))
+    connection.send(LOADED)
+    connection.recv()
 
 
 class FakeImporter:
@@ -71,7 +85,7 @@ async def test_an_engine_that_does_not_answer_in_time_is_killed(
 ) -> None:
     hung, ended = engine
     with pytest.raises(EngineHungError, match="no answer within 0 s and was killed"):
-        await hung.ask("question", 0.01)
+        await hung.load(ORDER, 0.01, lambda _stage: None)
     assert hung.exited
     assert ended == [hung], "its owner learns of the end, to load the model again"
 
@@ -86,7 +100,7 @@ async def test_a_process_that_cannot_be_killed_is_said_to_be_stuck(
         patched.setattr(handle, "KILL_SECONDS", 0.01)
         patched.setattr(importer.forked[0], "kill", lambda: None)
         with pytest.raises(EngineStuckError, match="after SIGKILL"):
-            await hung.ask("question", 0.01)
+            await hung.load(ORDER, 0.01, lambda _stage: None)
 
 
 async def test_an_importer_that_does_not_fork_is_given_up() -> None:
@@ -98,22 +112,33 @@ async def test_an_importer_that_does_not_fork_is_given_up() -> None:
         await EngineHandle.start(Hanging(), lambda _engine: None, 0.01)  # type: ignore[arg-type]
 
 
-def loader_of(model: Model, importer: Any, load_seconds: float, failed: asyncio.Event) -> Loader:
+def loader_of(
+    model: Model, importer: Any, load_seconds: float, ended: asyncio.Event, until: State, cache: Path
+) -> Loader:
     def changed(changed: Model) -> None:
-        if changed.state is State.FAILED:
-            failed.set()
+        if changed.state is until:
+            ended.set()
+
+    digests = source.DigestCache()
+    bring_up = BringUp(
+        importer=importer,
+        torch_threads=1,
+        load_seconds=load_seconds,
+        max_batch=4,
+        compiled=None,
+        digests=digests,
+        measure=lambda _measuring: None,
+    )
 
     return Loader(
         models={model.name: model},
         waiting=WaitingRoom(1),
-        importer=importer,
-        device=asyncio.Lock(),
         total_bytes=10**9,
-        torch_threads=1,
-        load_seconds=load_seconds,
+        cache=NodeCache(cache, 0, 10**9, digests=digests),
+        bring_up=bring_up,
         metrics=Metrics("team-a", "images", list, list),
         changed=changed,
-        running=lambda: None,
+        running=lambda _model: [],
     )
 
 
@@ -122,20 +147,34 @@ def model_in(folder: Path) -> Model:
     return Model(ModelPolicy(model="shapes", path=str(folder), digest=digest, pinned=True))
 
 
-async def failure_of(model: Model, importer: Any, load_seconds: float) -> tuple[str, str]:
-    """Load until the model is called failed; its reason and message."""
-    failed = asyncio.Event()
-    loader = loader_of(model, importer, load_seconds, failed)
+async def load(model: Model, importer: Any, load_seconds: float, tmp_path: Path, until: State) -> None:
+    ended = asyncio.Event()
+    loader = loader_of(model, importer, load_seconds, ended, until, tmp_path / "cache")
     running = asyncio.create_task(loader.run())
     async with asyncio.timeout(30):
-        await failed.wait()
+        await ended.wait()
     running.cancel()
+
+
+async def failure_of(model: Model, importer: Any, load_seconds: float, tmp_path: Path) -> tuple[str, str]:
+    """Load until the model is called failed; its reason and message."""
+    await load(model, importer, load_seconds, tmp_path, State.FAILED)
     return model.reason, model.message
+
+
+async def test_a_load_may_take_its_time_stage_by_stage(tmp_path: Path) -> None:
+    """2.4 s in all, where each stage may take two."""
+    model = model_in(tmp_path / "model")
+    await load(model, FakeImporter(load_slowly), 2.0, tmp_path, State.RESIDENT)
+    assert set(model.load_stages) == {"verify", "fork", "weights", "options", "warm"}
+    assert model.stage == ""
+    assert model.engine is not None
+    await model.engine.stop()
 
 
 async def test_a_load_that_hangs_fails_and_frees_its_engine(tmp_path: Path, importer: FakeImporter) -> None:
     model = model_in(tmp_path / "model")
-    reason, message = await failure_of(model, importer, load_seconds=2)
+    reason, message = await failure_of(model, importer, load_seconds=2, tmp_path=tmp_path)
     assert (reason, message) == (
         "LoadFailed",
         "the engine process gave no answer within 2 s and was killed",
@@ -149,14 +188,14 @@ async def test_a_folder_that_does_not_answer_fails_the_load(
 ) -> None:
     model = model_in(tmp_path / "model")
     monkeypatch.setattr(source, "total_bytes", lambda _folder: time.sleep(1))
-    reason, message = await failure_of(model, importer, load_seconds=0.1)
+    reason, message = await failure_of(model, importer, load_seconds=0.1, tmp_path=tmp_path)
     assert (reason, message) == ("LoadFailed", "the folder could not be read within 0 s")
     assert importer.forked == []
 
 
 async def test_an_engine_that_dies_right_after_its_last_answer_counts_as_crashed(tmp_path: Path) -> None:
     model = model_in(tmp_path / "model")
-    reason, message = await failure_of(model, FakeImporter(load_and_die), load_seconds=10)
+    reason, message = await failure_of(model, FakeImporter(load_and_die), load_seconds=10, tmp_path=tmp_path)
     assert (reason, message) == (
         "EngineCrashed",
         "the engine process ended with exit code 1, 3 times of late",
