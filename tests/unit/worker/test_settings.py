@@ -1,7 +1,13 @@
 from pathlib import Path
 
 import pytest
-from imagefleet_runtime.worker.settings import SettingsError, available_cpus, read_settings
+from imagefleet_runtime.worker.settings import (
+    CacheSettings,
+    SettingsError,
+    available_cpus,
+    read_cache_settings,
+    read_settings,
+)
 
 REQUIRED = {
     "IMAGEFLEET_NAMESPACE": "team-a",
@@ -21,6 +27,18 @@ def test_the_rest_has_defaults() -> None:
     )
     assert found.audience == "team-a/thumbnails"
     assert found.torch_threads == available_cpus()
+    assert found.cache == CacheSettings(Path("/cache"), 0, 200 * 1024**3)
+
+
+def test_the_node_cache_has_settings_of_its_own() -> None:
+    given = {
+        "IMAGEFLEET_CACHE_DIR": "/a",
+        "IMAGEFLEET_CACHE_BYTES": "5",
+        "IMAGEFLEET_SOURCE_LIMIT_BYTES": "6",
+    }
+    assert read_cache_settings(given) == CacheSettings(Path("/a"), 5, 6)
+    with pytest.raises(SettingsError, match="IMAGEFLEET_CACHE_BYTES is '5Gi'"):
+        read_cache_settings({"IMAGEFLEET_CACHE_BYTES": "5Gi"})
 
 
 def test_settings_are_taken_from_the_environment() -> None:

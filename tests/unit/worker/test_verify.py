@@ -66,3 +66,26 @@ def test_a_report_fits_in_a_termination_message(character: str) -> None:
 def test_verifying_imports_no_torch() -> None:
     code = "import sys; import imagefleet_runtime.worker.verify; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_adapters_are_read_from_the_command_line() -> None:
+    adapters = ["pixel=oci://r/a:v1#sha256:abc", "ink=s3://bucket/a=b"]
+    assert verify.adapter_orders(adapters, ["ink=/secrets/s3"]) == [
+        verify.AdapterOrder("pixel", "oci://r/a:v1", "sha256:abc", None),
+        verify.AdapterOrder("ink", "s3://bucket/a=b", None, "/secrets/s3"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--adapter", "pixel"], "--adapter pixel: write NAME="),
+        (["--adapter", "=file:///a"], "write NAME="),
+        (["--adapter-credentials", "ink=/secrets/s3"], "no --adapter of that name"),
+    ],
+)
+def test_a_wrong_command_line_is_told_in_one_line(arguments: list[str], hint: str, tmp_path: Path) -> None:
+    done = run("--uri", f"file://{tmp_path}", "--report", str(tmp_path / "report"), *arguments)
+    assert done.returncode == 2
+    assert hint in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -37,6 +37,7 @@ class Journal:
         self._stream = path.open(
             "a", buffering=1
         )  # a line at once: also what a killed process wrote is there
+        self._stream.write("\n")  # the last line may be without an end, and would run into the next one
         self._lock = threading.Lock()
 
     def add(self, span: Span) -> None:
