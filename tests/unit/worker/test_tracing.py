@@ -167,6 +167,7 @@ async def test_a_collector_that_hangs_holds_up_neither_serving_nor_the_end(
 ) -> None:
     monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.1)
     monkeypatch.setenv(ENDPOINT, silent)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     sent = start_tracing({ENDPOINT: silent}, settings)
     assert sent is not None
     here = threading.get_ident()
