@@ -304,7 +304,7 @@ def test_bad_files_never_make_a_model_ready(
     models: Path,
     operator: OutsideOperator,
 ) -> None:
-    kubectl.apply(image_model(models, "bad", folder, **source))
+    kubectl.apply(image_model(models, "bad", folder, {}, **source))
     await_condition(kubectl, "imagemodels.imagefleet.dev", "bad", f"Stalled=True/{reason}")
     assert condition(kubectl, "imagemodels.imagefleet.dev", "bad", f"Ready=False/{reason}") is not None
     wait_for(

@@ -47,10 +47,14 @@ def read_credentials(folder: str | None) -> Credentials:
     try:
         # A Secret's mount has links into a folder "..data", which changes as a whole when the Secret does.
         files = [file for file in Path(folder).iterdir() if not file.name.startswith("..") and file.is_file()]
-        return Credentials({file.name: _text(file) for file in files})
+        values = {file.name: _text(file) for file in files}
     except (OSError, UnicodeDecodeError) as error:
         problem = error.strerror if isinstance(error, OSError) else "not text"
         raise SourceError("AccessDenied", f"the credentials in {folder} cannot be read: {problem}") from None
+    if not values:
+        # Secrets are mounted as optional. To go on without would ask with another identity than the spec says.
+        raise SourceError("AccessDenied", f"the Secret {Path(folder).name} is missing or empty")
+    return Credentials(values)
 
 
 def _text(file: Path) -> str:
