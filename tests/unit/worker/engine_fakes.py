@@ -22,7 +22,8 @@ from imagefleet_runtime.worker.messages import (
 )
 from imagefleet_runtime.worker.threads import in_thread
 
-CAPABILITIES = Capabilities("StableDiffusionPipeline", 8, frozenset({"guidance_scale"}), True, batches=True)
+TAKES = frozenset({"guidance_scale", "num_inference_steps"})
+CAPABILITIES = Capabilities("StableDiffusionPipeline", 8, TAKES, True, batches=True)
 # 512x512: up to four gain; 0.1 s a step alone. 100 bytes at rest, 200 for one picture, 50 more for each further one.
 LOADED = Loaded(
     CAPABILITIES,
