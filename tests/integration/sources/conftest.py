@@ -121,7 +121,7 @@ def cache(tmp_path: Path) -> NodeCache:
     return make_cache(tmp_path / "cache")
 
 
-def make_cache(folder: Path, limit_bytes: int = 0, source_limit_bytes: int = 10**9) -> NodeCache:
+def make_cache(folder: Path, limit_bytes: int = 10**9, source_limit_bytes: int = 10**9) -> NodeCache:
     return NodeCache(folder, limit_bytes, source_limit_bytes, piece_bytes=PIECE_BYTES)
 
 

@@ -31,7 +31,7 @@ class Fetcher:
 
 
 @contextmanager
-def fetching(cache: Path, place: Place, limit_bytes: int = 0) -> Iterator[Fetcher]:
+def fetching(cache: Path, place: Place, limit_bytes: int = 10**9) -> Iterator[Fetcher]:
     """A process that fetches ``place`` and holds it, killed at the end."""
     command = [sys.executable, "-m", __name__, str(cache), str(limit_bytes), json.dumps(asdict(place))]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:

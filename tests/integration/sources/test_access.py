@@ -103,13 +103,13 @@ def test_a_registry_takes_a_password_in_either_form(
     assert files_of(cache.fetch(place, ignore, never())) == files_of(model.folder)
 
 
-@pytest.mark.parametrize("secret", [{}, {**LOGIN, "password": "not the password"}])
-def test_a_registry_refuses_other_passwords(
-    guarded: str, secret: dict[str, str], cache: NodeCache, tmp_path: Path
+@pytest.mark.parametrize("secret", [None, {**LOGIN, "password": "not the password"}])
+def test_a_registry_refuses_others(
+    guarded: str, secret: dict[str, str] | None, cache: NodeCache, tmp_path: Path
 ) -> None:
-    place = Place(None, guarded, str(write_secret(tmp_path, secret)), None)
+    credentials = None if secret is None else str(write_secret(tmp_path, secret))
     with pytest.raises(SourceError, match="check the Secret") as refused:
-        cache.fetch(place, ignore, never())
+        cache.fetch(Place(None, guarded, credentials), ignore, never())
     assert refused.value.reason == "AccessDenied"
     assert "not the password" not in refused.value.message
 

@@ -36,7 +36,9 @@ def test_what_is_in_the_cache_is_used_without_asking_its_server(in_s3: Kept, tmp
         place = in_s3.place(tmp_path, endpoint=proxy.endpoint, digest=in_s3.model.digest)
         first = make_cache(tmp_path / "cache").fetch(place, ignore, never())
     again = make_cache(tmp_path / "cache")
-    assert again.fetch(place, ignore, never()) == first
+    told: list[tuple[int, int]] = []
+    assert again.fetch(place, lambda *now: told.append(now), never()) == first
+    assert told == [(size_of(in_s3.model.folder),) * 2]
     assert again.fetched_bytes(place) == 0
 
 

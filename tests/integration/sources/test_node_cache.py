@@ -185,7 +185,7 @@ class NothingToRead(DigestCache):
 
 
 def test_checking_what_was_just_fetched_reads_nothing(in_s3: Kept, tmp_path: Path) -> None:
-    cache = NodeCache(tmp_path / "cache", 0, 10**9, digests=NothingToRead())
+    cache = NodeCache(tmp_path / "cache", 10**9, 10**9, digests=NothingToRead())
     place = in_s3.place(tmp_path, digest=in_s3.model.digest)
     assert files_of(cache.fetch(place, ignore, never())) == files_of(in_s3.model.folder)
 

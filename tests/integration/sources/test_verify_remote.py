@@ -21,7 +21,12 @@ from tests.unit.worker.test_source import shell_digest
 
 def verify(folder: Path, *arguments: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "imagefleet_runtime.worker.main", "verify", *arguments]
-    env = {**os.environ, "IMAGEFLEET_CACHE_DIR": str(folder / "cache"), "IMAGEFLEET_SOURCE_LIMIT_BYTES": "9000000"}
+    env = {
+        **os.environ,
+        "IMAGEFLEET_CACHE_DIR": str(folder / "cache"),
+        "IMAGEFLEET_CACHE_BYTES": "900000000",
+        "IMAGEFLEET_SOURCE_LIMIT_BYTES": "9000000",
+    }
     done = subprocess.run(
         [*command, "--report", str(folder / "report")], env=env, capture_output=True, text=True
     )

@@ -76,7 +76,7 @@ class NodeCache:
             self._folder.mkdir(parents=True, exist_ok=True)
             credentials = read_credentials(place.credentials)
             fingerprint = credentials.fingerprint()
-            known = self._known(place, fingerprint)
+            known = self._known(place, fingerprint, on_progress)
             if known is not None:
                 return known
             with contextlib.closing(open_remote(place.uri, credentials)) as remote:
@@ -108,7 +108,7 @@ class NodeCache:
                 if not locks:
                     del self._holds[path]
 
-    def _known(self, place: Place, fingerprint: str) -> Path | None:
+    def _known(self, place: Place, fingerprint: str, on_progress: OnProgress) -> Path | None:
         """A complete folder with the digest asked for: the source is not asked at all."""
         if place.digest is None:
             return None
@@ -117,7 +117,7 @@ class NodeCache:
             if marker is None or (marker.uri, marker.fingerprint) != (place.uri, fingerprint):
                 continue
             if marker.digest == place.digest:
-                path = self._use(entry, place)
+                path = self._use(entry, place, on_progress)
                 if path is not None:
                     return path
         return None
@@ -126,9 +126,8 @@ class NodeCache:
         """Use the entry, fetch it, or wait for the one that fetches it."""
         entry = fetching.entry
         while True:
-            path = self._use(entry, fetching.place)
+            path = self._use(entry, fetching.place, on_progress)
             if path is not None:
-                on_progress(fetching.plan.bytes, fetching.plan.bytes)
                 return path
             with FileLock(entry.lock) as lock:
                 mine = lock.try_exclusive()
@@ -139,7 +138,7 @@ class NodeCache:
                 if stop.wait(LOOK_SECONDS):
                     raise FetchStoppedError
 
-    def _use(self, entry: Entry, place: Place) -> Path | None:
+    def _use(self, entry: Entry, place: Place, on_progress: OnProgress) -> Path | None:
         """The files of a complete entry, from now on held; None where it is not complete, or no longer.
 
         Raises SourceError (DigestMismatch).
@@ -156,6 +155,7 @@ class NodeCache:
             found = marker.digest
             raise SourceError("DigestMismatch", f"the folder's digest is {found}, not {place.digest}", found)
         entry.touch()
+        on_progress(marker.bytes, marker.bytes)
         with self._holding:
             self._holds.setdefault(entry.files, []).append(lock)
         return entry.files

@@ -15,16 +15,18 @@ from imagefleet_runtime.worker.sources.locks import FileLock
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes. ``limit``: what the cache may take. ``free``: what its volume has left."""
+    """Bytes. ``limit``: what the cache may take. ``free``: what it may take more of its volume; may be negative."""
 
     limit: int
     free: int
 
 
 def measure(cache: Path, limit_bytes: int) -> Room:
-    """``limit_bytes`` 0: nine tenths of the volume. Raises OSError."""
+    """``limit_bytes`` 0: nine tenths of the volume, of which a tenth stays free too, whoever filled it: a node whose
+    disk is full evicts its pods. Raises OSError."""
     volume = os.statvfs(cache)
-    return Room(limit_bytes or volume.f_blocks * volume.f_frsize * 9 // 10, volume.f_bavail * volume.f_frsize)
+    size, free = volume.f_blocks * volume.f_frsize, volume.f_bavail * volume.f_frsize
+    return Room(limit_bytes, free) if limit_bytes else Room(size * 9 // 10, free - size // 10)
 
 
 def make_room(cache: Path, entry: Entry, total: int, missing: int, limit_bytes: int) -> None:
