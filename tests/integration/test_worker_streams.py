@@ -190,16 +190,28 @@ async def test_a_requests_trace_tells_where_its_time_went(worker: Worker, collec
     assert values(spans["denoise"].attributes)["imagefleet.steps"] == 4
 
 
-async def test_what_is_left_of_the_traces_is_sent_at_the_end(tmp_path: Path) -> None:
+async def test_at_the_end_a_stream_is_finished_and_what_is_left_of_the_traces_sent(tmp_path: Path) -> None:
     with collecting() as collector:
-        process, address = start_worker(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.address)
+        process, address = start_worker(
+            tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.address, OTEL_BSP_SCHEDULE_DELAY="600000"
+        )
         async with connect(process, address, tmp_path / "output") as worker:
             await worker.put(entries()["tiny-1"] | {"pinned": True})
             await worker.until_state("tiny-1", "Resident")
-        process.send_signal(signal.SIGTERM)
+            body = {"model": "tiny-1", "prompt": PROMPT, "steps": 40, "stream": True, "partial_images": 3}
+            call = worker.client.stream("POST", "/v1/generate", headers=bearer("gateway"), json=body)
+            async with call as answer:
+                lines = answer.aiter_lines()
+                first = await anext(lines)
+                process.send_signal(signal.SIGTERM)
+                rest = [line async for line in lines if line.startswith("event:")]
         assert await asyncio.to_thread(process.wait, 30) == 0
         spans = spans_of(collector.next())
+    assert (first, rest[-1]) == (
+        "event: image_generation.partial_image",
+        "event: image_generation.completed",
+    )
     load = spans["load"]
     assert values(load.attributes) == {"imagefleet.model": "tiny-1"}
-    assert {"verify", "fork", "weights", "warm"} <= set(spans)
+    assert {"verify", "fork", "weights", "warm", "POST /v1/generate"} <= set(spans)
     assert spans["weights"].parent_span_id == load.span_id
