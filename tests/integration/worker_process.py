@@ -25,12 +25,13 @@ from PIL import Image
 
 from tests.cluster.fleet import MODELS
 
+Json = dict[str, Any]
+
 KEY = Ed25519PrivateKey.generate()
 PROMPT = "a secret castle"
 MANY_STEPS = 300  # seconds of work for the tiny model, so that something can happen meanwhile
-OTHER_SIZE = {"width": 72, "height": 64}  # than the default: not drawn in one batch with it
+OTHER_SIZE: Json = {"width": 72, "height": 64}  # than the default: not drawn in one batch with it
 LIMITS = {"maxMegapixels": 0.02, "maxSteps": 1000, "maxImages": 3}
-Json = dict[str, Any]
 
 
 def bearer(caller: str) -> dict[str, str]:

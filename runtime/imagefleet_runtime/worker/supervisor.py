@@ -236,8 +236,8 @@ class Supervisor:
     def _check(self, job: Job) -> None:
         """Refuse what cannot be drawn, as far as is known: more, once its model has been loaded. Raises ApiError."""
         requests.check_supported(job.body, job.drawings, job.model)
-        admission.check_length(job.work_seconds, self.settings.max_request_seconds)
         admission.check_memory(job.drawings[0], job.model, self._memory_limit(job.model))
+        admission.check_length(job.work_seconds, self.settings.max_request_seconds)
 
     def _place_free_after(self) -> float:
         """Seconds until one of the waiting requests is begun, or the first load that one of them waits for is done."""
