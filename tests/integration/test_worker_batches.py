@@ -143,7 +143,7 @@ async def test_the_state_tells_how_pictures_of_a_size_are_drawn(worker: Worker) 
 def held_bytes(pid: int) -> int:
     """Memory of a process and of all below it, pages that they share counted once (PSS).
 
-    Without the pages of files: those of the libraries are shared with whoever else runs here, and come and go with them.
+    Without the pages of files: those of libraries are shared with whoever else runs here, and come and go with them.
     """
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
     fields = dict(line.split()[:2] for line in rollup.splitlines()[1:])
