@@ -18,6 +18,7 @@ from tests.unit.worker.test_source import shell_digest
 
 KINDS = ("hf", "s3", "gs", "oci")
 PIECE_BYTES = 1024 * 1024
+S3_KEY = {"accessKeyId": start.ACCESS_KEY, "secretAccessKey": start.SECRET_KEY}
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,7 @@ def keep(kind: str, request: pytest.FixtureRequest, model: Model) -> Kept:
     if kind == "oci":
         return Kept(kind, f"oci://127.0.0.1:{server.port}/team-a/model:v1", server.port, model)
     uri = f"{kind}://{start.BUCKET}/team-a/model"
-    key = {"accessKeyId": start.ACCESS_KEY, "secretAccessKey": start.SECRET_KEY}
-    return Kept(kind, uri, server.port, model, key if kind == "s3" else {})
+    return Kept(kind, uri, server.port, model, S3_KEY if kind == "s3" else {})
 
 
 @pytest.fixture

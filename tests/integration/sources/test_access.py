@@ -63,9 +63,10 @@ def test_what_is_not_there_is_said_to_be_missing(
     assert refused.value.reason == "SourceNotFound"
 
 
-def test_a_token_is_not_sent_to_the_host_that_holds_the_files(
-    model: Model, cache: NodeCache, tmp_path: Path
+def test_a_token_is_not_sent_to_the_host_that_holds_the_files_nor_logged(
+    model: Model, cache: NodeCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     files = files_of(model.published)
     cdn = Cdn(files)
     hub = Hub(files, token="hf_secret_of_the_tests", cdn=cdn)
@@ -76,6 +77,8 @@ def test_a_token_is_not_sent_to_the_host_that_holds_the_files(
     assert {authorization for _, authorization in hub.asked} == {"Bearer hf_secret_of_the_tests"}
     assert cdn.asked
     assert {authorization for _, authorization in cdn.asked} == {None}
+    assert "hf_secret" not in caplog.text
+    assert "X-Amz-Signature" not in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ import pytest
 from imagefleet_runtime.worker.source import SourceError
 from imagefleet_runtime.worker.sources import FetchStoppedError, NodeCache
 
-from tests.integration.sources.conftest import PIECE_BYTES, Kept, ignore, make_cache, never
-from tests.integration.sources.model import size_of
+from tests.integration.sources.conftest import PIECE_BYTES, S3_KEY, Kept, Model, ignore, make_cache, never
+from tests.integration.sources.model import LARGE, LARGE_BYTES, size_of
+from tests.servers import start
 from tests.servers.hub import files_of
 from tests.servers.proxy import Proxy
 from tests.unit.worker.test_source import shell_digest
@@ -107,3 +108,22 @@ def test_other_credentials_do_not_open_what_the_cache_holds(in_s3: Kept, tmp_pat
         stop.set()
         with pytest.raises(FetchStoppedError):  # its own server is asked, and nobody is there
             cache.fetch(other, ignore, stop)
+
+
+def test_an_object_that_changes_meanwhile_is_not_mixed(
+    s3: start.Running, cache: NodeCache, model: Model, tmp_path: Path
+) -> None:
+    start.upload_s3(s3, "changing", model.folder)
+    kept = Kept("s3", f"s3://{start.BUCKET}/changing", s3.port, model, S3_KEY)
+    other = tmp_path / "other" / LARGE
+    other.parent.mkdir(parents=True)
+    other.write_bytes(bytes(LARGE_BYTES))
+
+    def overwrite(done: int, total: int) -> None:
+        if done == 0:  # listed, and nothing fetched yet
+            start.upload_s3(s3, "changing", tmp_path / "other")
+
+    with pytest.raises(SourceError, match="was changed while it was fetched") as refused:
+        cache.fetch(kept.place(tmp_path), overwrite, never())
+    assert refused.value.reason == "FetchFailed"
+    assert (cache.fetch(kept.place(tmp_path), ignore, never()) / LARGE).read_bytes() == bytes(LARGE_BYTES)

@@ -6,13 +6,15 @@ from pathlib import Path
 import httpx
 import pytest
 from imagefleet_runtime.worker.source import SourceError
-from imagefleet_runtime.worker.sources.buckets import AWS_IDENTITY, s3_store
+from imagefleet_runtime.worker.sources.buckets import AWS_IDENTITY, gcs_store, s3_store
 from imagefleet_runtime.worker.sources.credentials import Credentials, read_credentials
 from imagefleet_runtime.worker.sources.place import Place
 from imagefleet_runtime.worker.sources.registry import default_endpoint, login, read_manifest
 from imagefleet_runtime.worker.sources.remote import TransientError, delay_seconds
 from imagefleet_runtime.worker.sources.schemes import open_remote, place_of
 from imagefleet_runtime.worker.sources.web import Web, check_endpoint
+
+from tests.servers.hub import Handler, WebServer
 
 REVISION = "0" * 40
 DIGEST = "sha256:" + "a" * 64
@@ -277,6 +279,27 @@ def test_a_bucket_is_read_with_the_secret_else_the_pods_identity_else_none(
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     store = s3_store("bucket", None, Credentials(secret))
+    assert store.config.get("skip_signature", False) is not signs
+
+
+class Metadata(Handler):
+    """The link-local server of a cloud. ``/google`` before its path: Google's."""
+
+    def answer(self, path: str) -> None:
+        self.reply(
+            200, b"pod@project", **({"Metadata_Flavor": "Google"} if path.startswith("/google") else {})
+        )
+
+
+@pytest.mark.parametrize(("cloud", "signs"), [("google", True), ("another", False)])
+def test_a_pod_with_an_identity_of_google_uses_it(
+    cloud: str, signs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    server = WebServer(Metadata)
+    with server.running():
+        monkeypatch.setenv("GCE_METADATA_HOST", f"127.0.0.1:{server.port}/{cloud}")
+        store = gcs_store("bucket", None, Credentials())
     assert store.config.get("skip_signature", False) is not signs
 
 

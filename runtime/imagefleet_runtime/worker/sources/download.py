@@ -189,8 +189,7 @@ class Download:
         """Note ``count`` more bytes of a file; whether it is complete."""
         with self._counting:
             self.fetched_bytes += max(count, 0)
-            if self._files:
-                self._done[number] += count
+            self._done[number] += count
             self._on_progress(sum(self._done), self._total)
             return self._done[number] == self._files[number].size
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,9 @@ CONNECT_SECONDS = 10.0
 READ_SECONDS = 20.0
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+# At INFO, httpx logs each URL, and that of a redirect to a file may be signed.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 class Web:
