@@ -11,7 +11,7 @@ import msgspec
 
 from .bodies import Body, Budget, CallerGoneError, Header, Receive, read_head
 from .dispatch import Dispatcher
-from .endpoints import ENDPOINTS, Reader, read
+from .endpoints import ENDPOINTS, Reader, reader
 from .errors import ApiError, server_error
 from .fleet import Fleet
 from .metrics import Metrics
@@ -160,7 +160,7 @@ class App:
         self.running += 1
         self.idle.clear()
         try:
-            request = await read(readers, body)
+            request = await reader(readers, body.head.content_type)(body)
             with _CallerWatch(receive):
                 reply = await self._dispatcher.generate(request, trace)
                 if isinstance(reply, Relay):

@@ -81,6 +81,8 @@ class Budget:
 class Body:
     """One request's body, and its part of the budget until `release`."""
 
+    __slots__ = ("_budget", "_held", "_receive", "_size", "head")
+
     def __init__(self, head: Head, receive: Receive, budget: Budget) -> None:
         self.head = head
         self._receive = receive

@@ -45,6 +45,7 @@ class Client(Protocol):
         request_id: bytes,
         body: bytes,
         headers: Sequence[tuple[bytes, bytes]],
+        deadline: float,
     ) -> Reply | Stream: ...
 
 
@@ -246,18 +247,18 @@ class _Run:
         body = work.encode(plan.body, self._d._clock() - trace.start)
         deadline = asyncio.get_running_loop().time() + self._d._upstream_seconds
         try:
-            async with asyncio.timeout_at(deadline):
-                reply = await self._d._client.post(
-                    worker.host,
-                    worker.port,
-                    b"/v1/generate",
-                    authorization,
-                    trace.request_id.encode(),
-                    body,
-                    trace.tracing,
-                )
-                if isinstance(reply, Stream):
-                    return await self._relay(visit, reply, plan, deadline)
+            reply = await self._d._client.post(
+                worker.host,
+                worker.port,
+                b"/v1/generate",
+                authorization,
+                trace.request_id.encode(),
+                body,
+                trace.tracing,
+                deadline,
+            )
+            if isinstance(reply, Stream):
+                return await self._relay(visit, reply, plan, deadline)
         except TimeoutError:
             seconds = self._d._upstream_seconds
             raise server_error(
@@ -271,13 +272,14 @@ class _Run:
         return reply
 
     async def _relay(self, visit: Visit, stream: Stream, plan: work.Plan, deadline: float) -> Relay:
-        """A stream whose first event has arrived. Raises ConnectionBrokenError and ApiError."""
+        """A stream whose first event has arrived. Raises ConnectionBrokenError, TimeoutError and ApiError."""
         worker = visit.choice.worker
         relay = Relay(visit, stream, plan.body.n, deadline)
         try:
             if stream.status != 200 or not plan.body.stream:
                 raise self._fault(worker, f"answered {stream.status} with a stream")
-            await relay.start()
+            async with asyncio.timeout_at(deadline):
+                await relay.start()
         except EventTooLargeError:
             stream.close()
             raise self._fault(worker, "sent an event without an end") from None

@@ -15,17 +15,15 @@ _FORM = b"multipart/form-data"
 
 
 async def _generation(body: Body) -> Request:
-    return read_generation(await _json(body))
-
-
-async def _json(body: Body) -> bytearray:
     collected = bytearray()
     await body.read(collected.extend)
-    return collected
+    return read_generation(collected)
 
 
 async def _edit_json(body: Body) -> Request:
-    return read_edit_json(await _json(body))
+    collected = bytearray()
+    await body.read(collected.extend)
+    return read_edit_json(collected)
 
 
 async def _edit_form(body: Body) -> Request:
@@ -40,11 +38,10 @@ ENDPOINTS: Mapping[str, Mapping[bytes, Reader]] = {
 }
 
 
-async def read(readers: Mapping[bytes, Reader], body: Body) -> Request:
-    """Read a request's body. Raises ApiError and CallerGoneError."""
-    kind = body.head.content_type.partition(b";")[0].strip().lower()
-    reader = readers.get(kind)
-    if reader is None:
-        kinds = " or ".join(known.decode() for known in readers)
+def reader(readers: Mapping[bytes, Reader], content_type: bytes) -> Reader:
+    """What reads a body of this kind. Raises ApiError (415)."""
+    found = readers.get(content_type.partition(b";")[0].strip().lower())
+    if found is None:
+        kinds = " or ".join(kind.decode() for kind in readers)
         raise ApiError(415, "unsupported_media_type", f"The body must be sent with Content-Type: {kinds}.")
-    return await reader(body)
+    return found

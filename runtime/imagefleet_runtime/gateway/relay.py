@@ -45,6 +45,18 @@ class Trace:
 class Visit:
     """A request's stay on a worker: entered before it is sent, left when its reply or its stream has ended."""
 
+    __slots__ = (
+        "_clock",
+        "_demand",
+        "_heard_at",
+        "_load",
+        "_settled",
+        "_start",
+        "_trace",
+        "choice",
+        "streaming",
+    )
+
     def __init__(
         self, choice: Choice, load: WorkerLoad, demand: Demand, trace: Trace, clock: Callable[[], float]
     ) -> None:

@@ -67,27 +67,29 @@ def choose(
     for shares in tiers:
         best: Choice | None = None
         best_rank: tuple[float, int, float] = (math.inf, 0, 0.0)
-        for share, view, worker in _untried(shares, tried):
-            load = loads[worker.uid]
-            wait = load.load_wait(view, (view.name, True) in worker.placement, now)
-            if wait > patience and load.load_remaining(view.name, now) is not None:
-                continue
-            work = units(view) * load.rate(view)
-            rank = (load.work_left(now) + load.penalty(now) + wait + work, load.inflight, random())
-            if rank < best_rank:
-                best_rank, best = rank, Choice(share, view, worker, work, wait)
+        for share, view in _serving(shares):
+            amount = units(view)
+            for worker in share.workers:
+                if worker in tried:
+                    continue
+                load = loads[worker.uid]
+                wait = load.load_wait(view, (view.name, True) in worker.placement, now)
+                if wait > patience and load.load_remaining(view.name, now) is not None:
+                    continue
+                work = amount * load.rate(view)
+                finish = load.work_left(now) + load.penalty(now) + wait + work
+                if finish <= best_rank[0] and (rank := (finish, load.inflight, random())) < best_rank:
+                    best_rank, best = rank, Choice(share, view, worker, work, wait)
         if best is not None:
             return best
     return None
 
 
-def _untried(shares: Iterable[Share], tried: Collection[Worker]) -> Iterator[tuple[Share, ModelView, Worker]]:
-    """Workers of each share whose ImageModel can serve."""
+def _serving(shares: Iterable[Share]) -> Iterator[tuple[Share, ModelView]]:
+    """Shares whose ImageModel can serve."""
     for share in shares:
         if share.view is not None and not share.view.stalled:
-            for worker in share.workers:
-                if worker not in tried:
-                    yield share, share.view, worker
+            yield share, share.view
 
 
 def unavailable(shares: Iterable[Share]) -> str | None:

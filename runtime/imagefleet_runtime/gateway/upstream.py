@@ -7,6 +7,7 @@ fraction of what aiohttp's client takes (figures in docs/decisions/0004-gateway.
 
 import asyncio
 import functools
+import math
 import socket
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -147,14 +148,17 @@ class _Connection(asyncio.Protocol):
         for level, option, value in _SIGNS_OF_LIFE:
             peer.setsockopt(level, option, value)
 
-    async def request(self, head: bytes, body: bytes) -> Reply | Stream:
+    async def request(self, head: bytes, body: bytes, deadline: float) -> Reply | Stream:
         """Send a request and wait for its reply. Cancelling it closes the connection.
 
-        Raises ConnectionBrokenError.
+        Raises ConnectionBrokenError, and TimeoutError at the deadline, in the event loop's time.
         """
         if self.closed or self.transport is None:
             raise ConnectionBrokenError("the connection is closed")
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        # A quarter of what asyncio.timeout takes of the CPU.
+        timer = loop.call_at(deadline, self._expire)
         self._parser = httptools.HttpResponseParser(self)
         self._headers, self._chunks, self.answered = {}, [], False
         self.transport.writelines((head, body))
@@ -164,7 +168,13 @@ class _Connection(asyncio.Protocol):
             self.transport.abort()
             raise
         finally:
+            timer.cancel()
             self._waiter = None
+
+    def _expire(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(TimeoutError())
+        self._break("the worker did not answer in time")
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None or (self._waiter is None and self._stream is None):
@@ -236,9 +246,14 @@ class Upstream:
         request_id: bytes,
         body: bytes,
         headers: Sequence[tuple[bytes, bytes]] = (),
+        deadline: float = math.inf,
     ) -> Reply | Stream:
-        """POST a JSON body. Raises ConnectionBrokenError."""
-        more = b"".join(b"%b: %b\r\n" % header for header in headers)
+        """POST a JSON body.
+
+        Raises ConnectionBrokenError, and TimeoutError where there is no reply, nor a stream's head, by the
+        deadline in the event loop's time.
+        """
+        more = b"".join(b"%b: %b\r\n" % header for header in headers) if headers else b""
         return await self._send(
             host,
             port,
@@ -246,6 +261,7 @@ class Upstream:
             b"content-type: application/json\r\ncontent-length: %d\r\n\r\n"
             % (path, _host(host), port, authorization, request_id, more, len(body)),
             body,
+            deadline,
         )
 
     async def get(self, host: str, port: int, path: bytes, authorization: bytes) -> Reply:
@@ -261,7 +277,9 @@ class Upstream:
             raise ConnectionBrokenError("the worker answered a stream, which nobody asked for")
         return reply
 
-    async def _send(self, host: str, port: int, head: bytes, body: bytes = b"") -> Reply | Stream:
+    async def _send(
+        self, host: str, port: int, head: bytes, body: bytes = b"", deadline: float = math.inf
+    ) -> Reply | Stream:
         idle = self._idle[host, port]
         loop = asyncio.get_running_loop()
         while idle:
@@ -270,7 +288,7 @@ class Upstream:
                 continue
             start = loop.time()
             try:
-                reply = await connection.request(head, body)
+                reply = await connection.request(head, body, deadline)
             except ConnectionBrokenError:
                 was_idle = start - connection.idle_since > STALE_IDLE_SECONDS
                 if connection.answered or not was_idle or loop.time() - start > STALE_BREAK_SECONDS:
@@ -278,7 +296,7 @@ class Upstream:
                 break
             return self._finish(host, port, connection, reply)
         connection = await self._connect(host, port)
-        return self._finish(host, port, connection, await connection.request(head, body))
+        return self._finish(host, port, connection, await connection.request(head, body, deadline))
 
     async def _connect(self, host: str, port: int) -> _Connection:
         loop = asyncio.get_running_loop()
@@ -291,11 +309,10 @@ class Upstream:
 
     def _finish(self, host: str, port: int, connection: _Connection, reply: Reply | Stream) -> Reply | Stream:
         """Take the connection back, of a stream once that has ended."""
-        keep = functools.partial(self._keep, host, port, connection)
         if isinstance(reply, Stream) and not reply.ended:
-            reply.on_end = keep
+            reply.on_end = functools.partial(self._keep, host, port, connection)
         else:
-            keep()
+            self._keep(host, port, connection)
         return reply
 
     def _keep(self, host: str, port: int, connection: _Connection) -> None:

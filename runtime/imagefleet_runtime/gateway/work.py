@@ -5,7 +5,6 @@ Pure: no clock, no randomness, no I/O.
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -82,7 +81,6 @@ class Plan(msgspec.Struct, frozen=True):
     """Megapixel-steps: see work_units."""
 
 
-_T = TypeVar("_T")
 _encoder = msgspec.json.Encoder()
 _QUALITIES_WITH_STEPS = ("low", "high", "hd")
 # The reply names one of OpenAI's three qualities.
@@ -123,41 +121,41 @@ def plan(request: Request, view: ModelView, name: str, seed: int) -> Plan:
     body = WorkerRequest(
         model=view.name,
         prompt=asked.prompt,
-        negative_prompt=_given(asked.negative_prompt),
+        negative_prompt=UNSET if asked.negative_prompt is None else asked.negative_prompt,
         n=count,
         width=UNSET if size is None else size[0],
         height=UNSET if size is None else size[1],
         # Sent only where the caller decides: there are pipelines that take no steps or guidance at all.
-        steps=_given(steps),
-        guidance_scale=_given(asked.guidance_scale),
+        steps=UNSET if steps is None else steps,
+        guidance_scale=UNSET if asked.guidance_scale is None else asked.guidance_scale,
         seed=seed,
         output_format=asked.output_format or "png",
-        output_compression=_given(asked.output_compression),
+        output_compression=UNSET if asked.output_compression is None else asked.output_compression,
         response_format=asked.response_format or "b64_json",
         pool_model=name,
         quality=_QUALITY_NAMES.get(asked.quality) or asked.quality or "medium",
-        image=_data(request.image),
-        mask=_data(request.mask),
-        strength=_given(request.strength),
-        control_image=_data(request.control_image),
-        control_scale=_given(request.control_scale),
         adapters=asked.adapters or UNSET,
         priority=asked.priority or "interactive",
-        deadline_seconds=_given(asked.deadline_seconds),
+        deadline_seconds=asked.deadline_seconds or UNSET,
         stream=asked.stream or False,
         partial_images=asked.partial_images or 0,
     )
+    if request.image is not None or request.control_image is not None:
+        _add_pictures(body, request)
     guidance = view.guidance_scale if asked.guidance_scale is None else asked.guidance_scale
     drawn = drawn_steps(request, steps or view.steps)
     return Plan(view, body, work_units(megapixels, drawn, count, guidance))
 
 
-def _given(value: _T | None) -> _T | UnsetType:
-    return UNSET if value is None else value
-
-
-def _data(picture: Picture | None) -> Buffer | UnsetType:
-    return UNSET if picture is None else picture.data
+def _add_pictures(body: WorkerRequest, request: Request) -> None:
+    for name in ("image", "mask", "control_image"):
+        picture: Picture | None = getattr(request, name)
+        if picture is not None:
+            setattr(body, name, picture.data)
+    for name in ("strength", "control_scale"):
+        scale: float | None = getattr(request, name)
+        if scale is not None:
+            setattr(body, name, scale)
 
 
 def _size(request: Request, view: ModelView) -> tuple[int, int] | None:

@@ -149,6 +149,17 @@ async def test_a_stream_that_is_closed_ends_the_connection() -> None:
     assert peer.connections == 2
 
 
+async def test_a_reply_that_does_not_come_in_time() -> None:
+    client = Upstream()
+    async with Peer(b"", OK).serving() as peer:
+        deadline = asyncio.get_running_loop().time() + 0.01
+        with pytest.raises(TimeoutError):
+            await client.post("127.0.0.1", peer.port, b"/", b"Bearer t", b"id", b"", (), deadline)
+        assert (await ask(client, peer)).body == b"ok"
+        client.close()
+    assert peer.connections == 2
+
+
 async def test_a_stream_where_a_state_was_asked_for_is_refused() -> None:
     client = Upstream()
     async with Peer(EVENTS).serving() as peer:
