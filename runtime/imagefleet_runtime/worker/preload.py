@@ -32,19 +32,23 @@ try:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline  # noqa: F401
     from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel  # noqa: F401
 
-    # Each of the common families costs a few milliseconds here, once their shared parts are in.
-    for _name in (
-        "StableDiffusionPipeline",
-        "StableDiffusionXLPipeline",
-        "StableDiffusion3Pipeline",
-        "FluxPipeline",
-        "Flux2KleinPipeline",
-        "PixArtSigmaPipeline",
-        "QwenImagePipeline",
-        "SanaPipeline",
-        "ZImagePipeline",
-    ):
-        getattr(diffusers, _name, None)
+    # The engine itself, and the classes of the common families in all their modes: each costs a few milliseconds here,
+    # once their shared parts are in. Those of ControlNets cost fifty, and few models have one.
+    import imagefleet_runtime.worker.engine  # noqa: F401
+
+    for _family, _modes in {
+        "StableDiffusion": ("", "Img2Img", "Inpaint"),
+        "StableDiffusionXL": ("", "Img2Img", "Inpaint"),
+        "StableDiffusion3": ("", "Img2Img", "Inpaint"),
+        "Flux": ("", "Img2Img", "Inpaint"),
+        "Flux2Klein": ("", "Inpaint"),
+        "ZImage": ("", "Img2Img", "Inpaint"),
+        "QwenImage": ("",),
+        "PixArtSigma": ("",),
+        "Sana": ("",),
+    }.items():
+        for _mode in _modes:
+            getattr(diffusers, f"{_family}{_mode}Pipeline", None)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         error = "CUDA was initialised by an import: engines cannot be forked from this process"
     # Bars are off; without these lines tqdm would start a thread and leak a semaphore in every engine all the same.

@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+from imagefleet_runtime.worker.engine import options
+from imagefleet_runtime.worker.engine.hub import SharedModule
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
 from imagefleet_runtime.worker.messages import Draw, Load, Options, Warmth
 from PIL import Image
@@ -18,10 +21,10 @@ Floats = npt.NDArray[np.float32]
 
 def order(folder: Path, **fields: Any) -> Load:
     """Load ``folder``. ``fields``: of Load, or of Options."""
-    options = {name: fields.pop(name) for name in list(fields) if name in Options.__dataclass_fields__}
+    chosen = {name: fields.pop(name) for name in list(fields) if name in Options.__dataclass_fields__}
     warmth = Warmth(sizes=((64, 64),), steps=2, guidance_scale=5.0, max_batch=1, memory_bytes=None)
     return Load(
-        **{"path": str(folder), "options": Options(**options), "threads": 1, "warmth": warmth, **fields}
+        **{"path": str(folder), "options": Options(**chosen), "threads": 1, "warmth": warmth, **fields}
     )
 
 
@@ -68,6 +71,34 @@ def draw_one(pipeline: Pipeline, draw: Draw) -> Floats:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def difference(one: Floats | Exception, other: Floats | Exception) -> float:
+    """The largest of two pictures, in pixel values of 0..1. Raises what either is, where that is an error."""
+    for drawn in (one, other):
+        if isinstance(drawn, Exception):
+            raise drawn
+    assert isinstance(one, np.ndarray)
+    assert isinstance(other, np.ndarray)
+    return float(np.abs(one - other).max())
+
+
+def denoiser_of(pipeline: Pipeline) -> SharedModule:
+    return next(shared for shared in pipeline.shared if shared.module is options.denoiser(pipeline.pipe))
+
+
+def count_rows(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the rows of each call of the denoiser."""
+    shared, rows = denoiser_of(pipeline), list[int]()
+    forward, layout = shared.forward, shared.layout
+    assert layout is not None
+
+    def counted(**arguments: Any) -> Any:
+        rows.append(len(arguments[layout.primary]))
+        return forward(**arguments)
+
+    monkeypatch.setattr(shared, "forward", counted)
+    return rows
 
 
 def picture(width: int = 64, height: int = 64) -> bytes:

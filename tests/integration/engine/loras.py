@@ -40,4 +40,6 @@ def write_foreign(out: Path) -> None:
 def _layers(module: Any, targets: list[str], seed: int) -> dict[str, torch.Tensor]:
     module.add_adapter(LoraConfig(r=RANK, target_modules=targets))
     torch.manual_seed(seed)
-    return {name: torch.randn_like(value) * SPREAD for name, value in get_peft_model_state_dict(module).items()}
+    return {
+        name: torch.randn_like(value) * SPREAD for name, value in get_peft_model_state_dict(module).items()
+    }

@@ -7,20 +7,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.messages import AdapterUse, Draw
+
+from tests.integration.engine.limits import OTHER, SAME
 
 if TYPE_CHECKING:
     from imagefleet_runtime.worker.engine.pipeline import Pipeline
 
     from tests.integration.engine.bare import Bare
 
-SAME = 1e-4
-OTHER = 1e-3
-USES = ((), (AdapterUse("first", 1.0),), (AdapterUse("second", 0.7),), (AdapterUse("first", 0.3), AdapterUse("second", 1.0)))
+USES = (
+    (),
+    (AdapterUse("first", 1.0),),
+    (AdapterUse("second", 0.7),),
+    (AdapterUse("first", 0.3), AdapterUse("second", 1.0)),
+)
 
 
 @pytest.fixture(scope="module", params=["stable_diffusion", "flux"])
@@ -60,8 +64,10 @@ def _alone(pipeline: Pipeline, drawn: dict[Draw, Any], draw: Draw) -> Any:
     return drawn[draw]
 
 
-def test_adapters_never_leak_into_other_drawings(adapted: Pipeline, bare: Callable[[str], Bare], family: str) -> None:
-    from tests.integration.engine.drawing import finish, request
+def test_adapters_never_leak_into_other_drawings(
+    adapted: Pipeline, bare: Callable[[str], Bare], family: str
+) -> None:
+    from tests.integration.engine.drawing import difference, finish, request
 
     drawn_alone: dict[Draw, Any] = {}
     draws = st.lists(
@@ -70,7 +76,13 @@ def test_adapters_never_leak_into_other_drawings(adapted: Pipeline, bare: Callab
         max_size=5,
     )
 
-    @settings(max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(
+        max_examples=8,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+    )
     @given(draws=draws)
     def check(draws: list[Draw]) -> None:
         ended = {}
@@ -79,21 +91,21 @@ def test_adapters_never_leak_into_other_drawings(adapted: Pipeline, bare: Callab
             ended.update({one.id: pixels for one, pixels in adapted.hub.round().results})
         ended |= finish(adapted)
         for number, draw in enumerate(draws, start=1):
-            assert np.abs(ended[number] - _alone(adapted, drawn_alone, draw)).max() < SAME
+            assert difference(ended[number], _alone(adapted, drawn_alone, draw)) < SAME
             if not draw.adapters:
-                assert np.abs(ended[number] - bare(family).draw(replace(draw, id=0))).max() < SAME
+                assert difference(ended[number], bare(family).draw(replace(draw, id=0))) < SAME
 
     check()
 
 
 def test_each_adapter_and_scale_draws_another_picture(adapted: Pipeline) -> None:
-    from tests.integration.engine.drawing import draw_one, request
+    from tests.integration.engine.drawing import difference, draw_one, request
 
     uses = [*USES, (AdapterUse("first", 0.5),)]
     drawn = [draw_one(adapted, request(adapters=use)) for use in uses]
     for index, one in enumerate(drawn):
         for other in drawn[index + 1 :]:
-            assert np.abs(one - other).max() > OTHER
+            assert difference(one, other) > OTHER
 
 
 @pytest.mark.parametrize(("name", "scale"), [("second", 0.7), ("words", 1.5)])
@@ -107,7 +119,7 @@ def test_an_adapter_draws_what_bare_diffusers_draws_with_it(
     scale: float,
 ) -> None:
     from tests.integration.engine.bare import Bare
-    from tests.integration.engine.drawing import draw_one, request
+    from tests.integration.engine.drawing import difference, draw_one, request
 
     if name not in adapters:
         name = "first"
@@ -116,19 +128,22 @@ def test_an_adapter_draws_what_bare_diffusers_draws_with_it(
     reference.pipe.set_adapters([name], [scale])
     expected = reference.draw(request())
     drawn = draw_one(adapted, request(adapters=(AdapterUse(name, scale),)))
-    assert np.abs(drawn - expected).max() < SAME
-    assert np.abs(expected - bare(family).draw(request())).max() > OTHER
+    assert difference(drawn, expected) < SAME
+    assert difference(expected, bare(family).draw(request())) > OTHER
 
 
 def test_an_adapter_of_scale_zero_changes_nothing(adapted: Pipeline) -> None:
-    from tests.integration.engine.drawing import draw_one, request
+    from tests.integration.engine.drawing import difference, draw_one, request
 
     plain, off = (draw_one(adapted, request(adapters=use)) for use in ((), (AdapterUse("first", 0.0),)))
-    assert np.abs(plain - off).max() < SAME
+    assert difference(plain, off) < SAME
 
 
-def test_adapters_that_do_not_fit_are_refused_and_say_why(folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_adapters_that_do_not_fit_are_refused_and_say_why(
+    folder: Callable[[str], Path], tmp_path: Path
+) -> None:
     from imagefleet_runtime.worker.engine.adapters import AdapterError
+
     from tests.integration.engine import loras
     from tests.integration.engine.drawing import load
 

@@ -6,22 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.messages import Draw
+
+from tests.integration.engine.limits import FAMILIES, OTHER, SAME
 
 if TYPE_CHECKING:
     from imagefleet_runtime.worker.engine.pipeline import Pipeline
 
     from tests.integration.engine.bare import Bare
 
-FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "flux_2_klein", "z_image")
-# The largest difference of two pictures that count as the same, in pixel values of 0..1.
-SAME = 1e-4
-# The smallest one of two requests that should not give the same picture.
-OTHER = 1e-3
 PROMPTS = ("a red circle", "a big blue square above a small green circle on white", "")
 
 Find = Callable[[str], Any]
@@ -103,11 +99,17 @@ class _Play:
 def test_any_schedule_gives_the_pictures_of_bare_diffusers(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare], family: str
 ) -> None:
+    from tests.integration.engine.drawing import difference
+
     pipeline, reference = engine(family), bare(family)
 
     # Not shrunk: every attempt draws many pictures.
     @settings(
-        max_examples=8, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck), derandomize=True
+        max_examples=8,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
     )
     @given(visits=_visits())
     def check(visits: list[Visit]) -> None:
@@ -118,7 +120,7 @@ def test_any_schedule_gives_the_pictures_of_bare_diffusers(
         for visit in visits:
             if visit.draw.id in play.drawn:
                 alone = reference.draw(replace(visit.draw, id=0))
-                assert np.abs(play.drawn[visit.draw.id] - alone).max() < SAME
+                assert difference(play.drawn[visit.draw.id], alone) < SAME
 
     check()
 
@@ -127,15 +129,10 @@ def test_any_schedule_gives_the_pictures_of_bare_diffusers(
 def test_drawings_side_by_side_share_the_denoisers_calls(
     engine: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    from imagefleet_runtime.worker.engine import options
-    from tests.integration.engine.drawing import request, run
+    from tests.integration.engine.drawing import count_rows, request, run
 
     pipeline = engine(family)
-    denoiser = options.denoiser(pipeline.pipe)
-    shared = next(shared for shared in pipeline.shared if shared.module is denoiser)
-    calls = []
-    forward = shared.forward
-    monkeypatch.setattr(shared, "forward", lambda **arguments: (calls.append(1), forward(**arguments))[1])
+    rows = count_rows(pipeline, monkeypatch)
     steps = {1: 2, 2: 4, 3: 3}
     draws = [
         request(id=number, steps=count, prompt=PROMPTS[number - 1], guidance_scale=1.0)
@@ -143,7 +140,7 @@ def test_drawings_side_by_side_share_the_denoisers_calls(
     ]
     drawn = run(pipeline, draws)
     assert set(drawn) == set(steps)
-    assert len(calls) == max(steps.values())
+    assert len(rows) == max(steps.values())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -151,12 +148,12 @@ def test_what_a_request_asks_for_is_seen_in_its_picture(
     engine: Callable[[str], Pipeline], family: str
 ) -> None:
     """Else pictures mixed up between requests would not be found out."""
-    from tests.integration.engine.drawing import draw_one, request
+    from tests.integration.engine.drawing import difference, draw_one, request
 
     pipeline = engine(family)
     first = request(steps=4)
-    changed = {"prompt": PROMPTS[1], "seed": 2, "steps": 6}
+    changed: dict[str, Any] = {"prompt": PROMPTS[1], "seed": 2, "steps": 6}
     drawn = draw_one(pipeline, first)
     for name, value in changed.items():
         other = draw_one(pipeline, replace(first, **{name: value}))
-        assert np.abs(drawn - other).max() > OTHER, name
+        assert difference(drawn, other) > OTHER, name

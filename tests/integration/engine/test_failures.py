@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
+
+from tests.integration.engine.limits import SAME
 
 if TYPE_CHECKING:
     from imagefleet_runtime.worker.engine.pipeline import Pipeline
 
     from tests.integration.engine.bare import Bare
 
-SAME = 1e-4
 POISON = "poison"
 
 
@@ -21,11 +21,11 @@ class Faulty:
     """Stands before the denoiser's own ``forward``, and fails where ``fails`` says so of its arguments."""
 
     def __init__(self, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-        from imagefleet_runtime.worker.engine import options
+        from tests.integration.engine.drawing import denoiser_of
 
         self.fails: Callable[[dict[str, Any]], Exception | None] = lambda _arguments: None
         self.rows: list[int] = []  # of each call that succeeded
-        shared = next(one for one in pipeline.shared if one.module is options.denoiser(pipeline.pipe))
+        shared = denoiser_of(pipeline)
         forward, layout = shared.forward, shared.layout
         assert layout is not None
 
@@ -62,13 +62,13 @@ def test_a_batch_that_is_out_of_memory_is_drawn_in_parts_from_then_on(
 ) -> None:
     import torch
 
-    from tests.integration.engine.drawing import run
+    from tests.integration.engine.drawing import difference, run
 
     faulty.fails = lambda call: torch.OutOfMemoryError("no") if len(call["sample"]) > 2 else None
     draws = _draws()
     drawn = run(pipeline, draws)
     for draw in draws:
-        assert np.abs(drawn[draw.id] - bare("stable_diffusion").draw(draw)).max() < SAME
+        assert difference(drawn[draw.id], bare("stable_diffusion").draw(draw)) < SAME
     assert faulty.rows == [1, 1, 1, 1, 2, 2, 2, 2]
 
 
@@ -77,7 +77,7 @@ def test_only_the_drawing_that_is_out_of_memory_alone_fails(
 ) -> None:
     import torch
 
-    from tests.integration.engine.drawing import request, run
+    from tests.integration.engine.drawing import difference, request, run
 
     # Guided drawings have two rows.
     faulty.fails = lambda call: torch.OutOfMemoryError("no") if len(call["sample"]) > 1 else None
@@ -85,10 +85,12 @@ def test_only_the_drawing_that_is_out_of_memory_alone_fails(
     drawn = run(pipeline, draws)
     assert isinstance(drawn[9], torch.OutOfMemoryError)
     for draw in draws[:2]:
-        assert np.abs(drawn[draw.id] - bare("stable_diffusion").draw(draw)).max() < SAME
+        assert difference(drawn[draw.id], bare("stable_diffusion").draw(draw)) < SAME
 
 
-def test_memory_of_a_failed_batch_is_not_held_while_its_parts_are_drawn(pipeline: Pipeline, faulty: Faulty) -> None:
+def test_memory_of_a_failed_batch_is_not_held_while_its_parts_are_drawn(
+    pipeline: Pipeline, faulty: Faulty
+) -> None:
     import gc
     import weakref
 
@@ -113,10 +115,12 @@ def test_memory_of_a_failed_batch_is_not_held_while_its_parts_are_drawn(pipeline
     assert not any(seen)
 
 
-def test_a_poisoned_drawing_fails_alone(pipeline: Pipeline, faulty: Faulty, bare: Callable[[str], Bare]) -> None:
+def test_a_poisoned_drawing_fails_alone(
+    pipeline: Pipeline, faulty: Faulty, bare: Callable[[str], Bare]
+) -> None:
     from dataclasses import replace
 
-    from tests.integration.engine.drawing import finish, request
+    from tests.integration.engine.drawing import difference, finish, request
 
     draws = _draws()
     poisoned = request(id=9, steps=3, guidance_scale=1.0, prompt=POISON)
@@ -131,13 +135,13 @@ def test_a_poisoned_drawing_fails_alone(pipeline: Pipeline, faulty: Faulty, bare
     drawn = finish(pipeline)
     assert isinstance(drawn[9], ValueError)
     for draw in draws:
-        assert np.abs(drawn[draw.id] - bare("stable_diffusion").draw(replace(draw))).max() < SAME
+        assert difference(drawn[draw.id], bare("stable_diffusion").draw(replace(draw))) < SAME
 
 
 def test_a_drawing_that_fails_outside_of_its_steps_fails_alone(
     pipeline: Pipeline, bare: Callable[[str], Bare], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.integration.engine.drawing import run
+    from tests.integration.engine.drawing import difference, run
 
     decode, calls = pipeline.pipe.vae.decode, []
 
@@ -154,24 +158,34 @@ def test_a_drawing_that_fails_outside_of_its_steps_fails_alone(
     assert failed == [1]
     for draw in draws:
         if draw.id not in failed:
-            assert np.abs(drawn[draw.id] - bare("stable_diffusion").draw(draw)).max() < SAME
+            assert difference(drawn[draw.id], bare("stable_diffusion").draw(draw)) < SAME
 
 
-def test_a_size_that_cannot_be_drawn_is_refused_while_others_go_on(pipeline: Pipeline, bare: Callable[[str], Bare]) -> None:
-    from tests.integration.engine.drawing import request, run
+def test_a_size_that_cannot_be_drawn_is_refused_while_others_go_on(
+    pipeline: Pipeline, bare: Callable[[str], Bare]
+) -> None:
+    from tests.integration.engine.drawing import difference, request, run
 
     good, bad = request(id=1), request(id=2, width=65)
     drawn = run(pipeline, [good, bad])
     assert isinstance(drawn[2], ValueError)
-    assert np.abs(drawn[1] - bare("stable_diffusion").draw(good)).max() < SAME
+    assert difference(drawn[1], bare("stable_diffusion").draw(good)) < SAME
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (MemoryError(), "out_of_memory", "not enough memory for this request; ask for fewer pixels or images"),
+        (
+            MemoryError(),
+            "out_of_memory",
+            "not enough memory for this request; ask for fewer pixels or images",
+        ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", None),
-        (ValueError("no token for a secret\ncastle and blue; try others"), "generation_failed", "ValueError: no token for ... and ...; try others"),
+        (
+            ValueError("no token for a secret\ncastle and blue; try others"),
+            "generation_failed",
+            "ValueError: no token for ... and ...; try others",
+        ),
         (ValueError(), "generation_failed", "ValueError: no message"),
         (ValueError("x" * 1_000), "generation_failed", "ValueError: " + "x" * 300),
     ],

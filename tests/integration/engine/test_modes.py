@@ -7,18 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
+
+from tests.integration.engine.limits import FAMILIES, OTHER, SAME
 
 if TYPE_CHECKING:
     from imagefleet_runtime.worker.engine.pipeline import Pipeline
 
     from tests.integration.engine.bare import Bare
 
-SAME = 1e-4
-OTHER = 1e-3
 ALL = ("text-to-image", "image-to-image", "inpainting")
-FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "flux_2_klein", "z_image")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +54,7 @@ def test_inpainting_leaves_what_the_mask_keeps_as_it_was(
     engine: Callable[[str], Pipeline], family: str
 ) -> None:
     from imagefleet_runtime.worker.engine import picture as pictures
+
     from tests.integration.engine.drawing import draw_one, mask, opened, picture, request
 
     given = picture()
@@ -68,23 +67,25 @@ def test_inpainting_leaves_what_the_mask_keeps_as_it_was(
     assert (finished[:, kept:] != opened(given)[:, kept:]).any()
 
 
-@pytest.mark.parametrize("family", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "z_image"])
+@pytest.mark.parametrize(
+    "family", ["stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "z_image"]
+)
 def test_a_negative_prompt_changes_the_picture(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare], family: str
 ) -> None:
-    from tests.integration.engine.drawing import draw_one, request
+    from tests.integration.engine.drawing import difference, draw_one, request
 
     without = request(steps=4)
     negated = replace(without, negative_prompt="blurred and green")
     drawn = draw_one(engine(family), negated)
-    assert np.abs(drawn - draw_one(engine(family), without)).max() > OTHER
-    assert np.abs(drawn - bare(family).draw(negated)).max() < SAME
+    assert difference(drawn, draw_one(engine(family), without)) > OTHER
+    assert difference(drawn, bare(family).draw(negated)) < SAME
 
 
 def test_control_images_guide_each_drawing_of_a_batch_on_its_own(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare]
 ) -> None:
-    from tests.integration.engine.drawing import mask, picture, request, run
+    from tests.integration.engine.drawing import difference, mask, picture, request, run
 
     draws = [
         request(id=1, control_image=picture(), steps=3),
@@ -94,13 +95,13 @@ def test_control_images_guide_each_drawing_of_a_batch_on_its_own(
     ]
     drawn = run(engine("control_net"), draws)
     for draw in draws[:3]:
-        assert np.abs(drawn[draw.id] - bare("control_net").draw(draw)).max() < SAME
+        assert difference(drawn[draw.id], bare("control_net").draw(draw)) < SAME
     for other in (2, 3, 4):
-        assert np.abs(drawn[1] - drawn[other]).max() > OTHER
+        assert difference(drawn[1], drawn[other]) > OTHER
 
 
 def test_control_images_guide_what_is_drawn_over_a_picture(engine: Callable[[str], Pipeline]) -> None:
-    from tests.integration.engine.drawing import mask, picture, request, run
+    from tests.integration.engine.drawing import difference, mask, picture, request, run
 
     plain = request(image=picture(), strength=0.7, steps=4)
     draws = [
@@ -110,31 +111,31 @@ def test_control_images_guide_what_is_drawn_over_a_picture(engine: Callable[[str
         replace(plain, id=4, mask=mask(), control_image=mask()),
     ]
     drawn = run(engine("control_net"), draws)
-    assert np.abs(drawn[1] - drawn[2]).max() > OTHER
-    assert np.abs(drawn[3] - drawn[4]).max() > OTHER
+    assert difference(drawn[1], drawn[2]) > OTHER
+    assert difference(drawn[3], drawn[4]) > OTHER
 
 
 def test_an_inpainting_model_draws_what_bare_diffusers_does(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare]
 ) -> None:
-    from tests.integration.engine.drawing import mask, picture, request, run
+    from tests.integration.engine.drawing import difference, mask, picture, request, run
 
     draws = [
         request(id=number, image=picture(), mask=mask(), strength=1.0, steps=number + 1) for number in (1, 2)
     ]
     drawn = run(engine("inpainting"), draws)
     for draw in draws:
-        assert np.abs(drawn[draw.id] - bare("inpainting").draw(draw)).max() < SAME
+        assert difference(drawn[draw.id], bare("inpainting").draw(draw)) < SAME
 
 
 def test_a_family_whose_denoiser_is_not_known_draws_one_request_at_a_time(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare]
 ) -> None:
-    from tests.integration.engine.drawing import draw_one, request
+    from tests.integration.engine.drawing import difference, draw_one, request
 
     draw = request()
     drawn = draw_one(engine("pixart"), draw)
-    assert np.abs(drawn - bare("pixart").draw(draw)).max() < SAME
+    assert difference(drawn, bare("pixart").draw(draw)) < SAME
 
 
 def test_a_pipeline_that_draws_nan_fails_instead_of_giving_a_black_picture(
@@ -142,6 +143,7 @@ def test_a_pipeline_that_draws_nan_fails_instead_of_giving_a_black_picture(
 ) -> None:
     from imagefleet_runtime.worker.engine.picture import Picture
     from imagefleet_runtime.worker.images import NotFiniteError
+
     from tests.integration.engine.drawing import draw_one, request
 
     pipeline, draw = engine("broken"), request()
@@ -157,6 +159,7 @@ def test_a_class_that_draws_no_picture_from_a_text_is_refused(
     folder: Callable[[str], Path], class_name: str
 ) -> None:
     from imagefleet_runtime.worker.engine.modes import NotTextToImageError
+
     from tests.integration.engine.drawing import load
 
     with pytest.raises(NotTextToImageError, match=r"has no pipeline|takes no prompt"):

@@ -9,15 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.integration.engine.limits import FAMILIES
+
 if TYPE_CHECKING:
     from imagefleet_runtime.worker.engine.pipeline import Pipeline
-
-FAMILIES = ("stable_diffusion", "stable_diffusion_xl", "stable_diffusion_3", "flux", "flux_2_klein", "z_image")
 
 
 def _draw(pipeline: Pipeline, **fields: Any) -> tuple[list[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]:
     """The previews and the picture of a request, as bytes."""
     from imagefleet_runtime.worker.images import to_pixels
+
     from tests.integration.engine.drawing import finish, request
 
     seen: dict[int, Any] = {}
@@ -45,7 +46,9 @@ def test_each_preview_is_closer_to_the_picture_than_the_one_before(
     assert distances[-1] < _distance(other[0], picture)
 
 
-@pytest.mark.parametrize(("previews", "steps", "expected"), [(0, 6, 0), (1, 6, 1), (3, 6, 3), (3, 2, 1), (2, 1, 0)])
+@pytest.mark.parametrize(
+    ("previews", "steps", "expected"), [(0, 6, 0), (1, 6, 1), (3, 6, 3), (3, 2, 1), (2, 1, 0)]
+)
 def test_there_are_as_many_as_were_asked_for_and_steps_allow(
     engine: Callable[[str], Pipeline], previews: int, steps: int, expected: int
 ) -> None:
@@ -54,7 +57,9 @@ def test_there_are_as_many_as_were_asked_for_and_steps_allow(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_is_drawn_over_a_picture_has_previews_too(engine: Callable[[str], Pipeline], family: str) -> None:
+def test_what_is_drawn_over_a_picture_has_previews_too(
+    engine: Callable[[str], Pipeline], family: str
+) -> None:
     from tests.integration.engine.drawing import mask, picture
 
     for fields in ({"strength": 0.5}, {"mask": mask(), "strength": 1.0}):
@@ -67,7 +72,9 @@ def test_previews_change_nothing(engine: Callable[[str], Pipeline]) -> None:
     assert np.array_equal(seen, unseen)
 
 
-def test_previews_of_large_pictures_are_small(engine: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_previews_of_large_pictures_are_small(
+    engine: Callable[[str], Pipeline], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from imagefleet_runtime.worker.engine import previews
 
     monkeypatch.setattr(previews, "MAX_SIDE", 64)

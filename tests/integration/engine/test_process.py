@@ -23,7 +23,9 @@ class Engine:
 
         ours, theirs = multiprocessing.Pipe()
         # As the importer does: from a process that has imported torch.
-        self.process = multiprocessing.get_context("fork").Process(target=_main, args=(engine.main, ours, theirs), daemon=True)
+        self.process = multiprocessing.get_context("fork").Process(
+            target=_main, args=(engine.main, ours, theirs), daemon=True
+        )
         self.process.start()
         theirs.close()
         self.connection = ours
@@ -76,7 +78,9 @@ def loaded(start: Callable[..., Engine]) -> Engine:
 
 
 def test_a_load_tells_its_stages_and_what_it_measured(start: Callable[..., Engine]) -> None:
-    warmth = messages.Warmth(((64, 64), (96, 64)), steps=2, guidance_scale=5.0, max_batch=4, memory_bytes=None)
+    warmth = messages.Warmth(
+        ((64, 64), (96, 64)), steps=2, guidance_scale=5.0, max_batch=4, memory_bytes=None
+    )
     *stages, loaded = start(warmth=warmth).until(messages.Loaded)
     assert [stage.name for stage in stages] == ["weights", "options", "warm"]
     assert all(stage.seconds >= 0 for stage in stages)
@@ -100,8 +104,12 @@ def test_drawings_come_back_with_their_phases_and_share_of_the_work(loaded: Engi
     for message in drawn.values():
         assert opened(message.image).shape == (64, 96, 3)
         assert [phase.name for phase in message.phases] == ["text_encode", "denoise", "decode", "encode"]
-        assert all(before.ended_ns == after.started_ns for before, after in zip(message.phases, message.phases[1:], strict=False))
+        assert all(
+            before.ended_ns == after.started_ns
+            for before, after in zip(message.phases, message.phases[1:], strict=False)
+        )
         assert 0 < message.work_seconds <= message.seconds
+        assert message.peak_bytes is not None
         assert message.peak_bytes > 0
     previews = [message.id for message in told if isinstance(message, messages.Preview)]
     assert sorted(previews) == [1, 2, 3]
@@ -117,7 +125,9 @@ def test_steps_are_told_with_how_far_each_drawing_is(loaded: Engine) -> None:
     done = [step.done[1] for step in steps]
     assert done == sorted(done)
     assert 0 < done[0] < done[-1] <= 1
-    assert all((step.width, step.height) == (64, 64) and step.seconds > 0 and step.rounds > 0 for step in steps)
+    assert all(
+        (step.width, step.height) == (64, 64) and step.seconds > 0 and step.rounds > 0 for step in steps
+    )
 
 
 def test_a_cancelled_drawing_ends_at_its_next_step_and_no_other_does(loaded: Engine) -> None:
@@ -129,8 +139,12 @@ def test_a_cancelled_drawing_ends_at_its_next_step_and_no_other_does(loaded: Eng
     loaded.until(messages.Step)
     loaded.connection.send(request(id=3, steps=4, seed=7))
     loaded.connection.send(messages.Cancel(2))
-    told = [message for message in (loaded.until(messages.Cancelled)) if not isinstance(message, messages.Step)]
-    rest = [] if any(isinstance(message, messages.Drawn) for message in told) else loaded.until(messages.Drawn)
+    told = [
+        message for message in (loaded.until(messages.Cancelled)) if not isinstance(message, messages.Step)
+    ]
+    rest = (
+        [] if any(isinstance(message, messages.Drawn) for message in told) else loaded.until(messages.Drawn)
+    )
     drawn = next(message for message in [*told, *rest] if isinstance(message, messages.Drawn))
     assert drawn.id == 3
     assert np.abs(opened(drawn.image).astype(int) - alone).max() <= 1  # of 255: rounding
@@ -160,7 +174,9 @@ def test_a_drawing_that_fails_is_told_without_its_prompt_and_the_engine_lives(lo
     assert loaded.until(messages.Drawn)[-1].id == 2
 
 
-def test_a_model_that_cannot_share_steps_draws_one_picture_after_the_other(start: Callable[..., Engine]) -> None:
+def test_a_model_that_cannot_share_steps_draws_one_picture_after_the_other(
+    start: Callable[..., Engine],
+) -> None:
     from tests.integration.engine.drawing import request
 
     engine = start("flux", step_cache=messages.StepCache("FirstBlock", 0.5))
@@ -205,6 +221,8 @@ def test_an_engine_ends_when_its_supervisor_is_gone(loaded: Engine) -> None:
 
 
 def test_larger_pictures_and_batches_need_more_memory(start: Callable[..., Engine]) -> None:
-    warmth = messages.Warmth(((64, 64), (512, 512)), steps=2, guidance_scale=5.0, max_batch=2, memory_bytes=None)
+    warmth = messages.Warmth(
+        ((64, 64), (512, 512)), steps=2, guidance_scale=5.0, max_batch=2, memory_bytes=None
+    )
     small, large = start(warmth=warmth).until(messages.Loaded)[-1].profiles
     assert dict(large.peak_bytes)[1] > dict(small.peak_bytes)[1]

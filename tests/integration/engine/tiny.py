@@ -330,7 +330,9 @@ def _qwen_tokenizer() -> Qwen2Tokenizer:
     tokenizer = Qwen2Tokenizer(
         vocab={word: index for index, word in enumerate(words)}, merges=[], model_max_length=512
     )
-    tokenizer.chat_template = "{% for message in messages %}user: {{ message['content'] }} {% endfor %}assistant:"
+    tokenizer.chat_template = (
+        "{% for message in messages %}user: {{ message['content'] }} {% endfor %}assistant:"
+    )
     return tokenizer
 
 

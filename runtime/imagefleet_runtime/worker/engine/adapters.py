@@ -68,15 +68,23 @@ class Adapters:
 def _load(pipe: Any, name: str, folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if len(files) != 1:
-        raise AdapterError(f"adapter {name!r}: its folder holds {len(files)} .safetensors files; it must hold one")
+        raise AdapterError(
+            f"adapter {name!r}: its folder holds {len(files)} .safetensors files; it must hold one"
+        )
     if not hasattr(pipe, "load_lora_weights"):
         raise AdapterError(f"{type(pipe).__name__} takes no LoRA adapters")
     try:
         pipe.load_lora_weights(
-            str(folder), weight_name=files[0].name, adapter_name=name, local_files_only=True, use_safetensors=True
+            str(folder),
+            weight_name=files[0].name,
+            adapter_name=name,
+            local_files_only=True,
+            use_safetensors=True,
         )
     except (ValueError, KeyError, RuntimeError, OSError) as error:
-        raise AdapterError(f"adapter {name!r} does not fit this pipeline: {str(error).splitlines()[0][:200]}") from None
+        raise AdapterError(
+            f"adapter {name!r} does not fit this pipeline: {str(error).splitlines()[0][:200]}"
+        ) from None
     # diffusers only warns where a file has nothing for this pipeline.
     if name not in {known for names in pipe.get_list_adapters().values() for known in names}:
         raise AdapterError(f"adapter {name!r} holds no weights for {type(pipe).__name__}")

@@ -14,14 +14,14 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import greenlet
+import greenlet  # type: ignore[import-untyped]
 import torch
 
 from imagefleet_runtime.worker.engine import merge, tiles
 from imagefleet_runtime.worker.engine.failures import is_out_of_memory
 
-# Calls in one merged call. Only the windows of very large pictures are more: batches of drawings are kept smaller by the
-# supervisor, as far as they gain.
+# Calls in one merged call. Only the windows of very large pictures are more: the supervisor keeps batches of drawings
+# as small as they gain.
 MAX_MERGED = 16
 
 
@@ -79,7 +79,7 @@ class SharedModule:
         return current.parent.switch(_Call(self, bound))
 
 
-class _Thread(greenlet.greenlet):
+class _Thread(greenlet.greenlet):  # type: ignore[misc]
     """A drawing's greenlet."""
 
 
@@ -221,4 +221,10 @@ def _kind(drawing: Drawing) -> Hashable:
     layout = call.module.layout
     if layout is None:
         return (call.module, drawing.id)
-    return (call.module, drawing.key, drawing.adapters, drawing.windows, merge.signature(layout, call.arguments))
+    return (
+        call.module,
+        drawing.key,
+        drawing.adapters,
+        drawing.windows,
+        merge.signature(layout, call.arguments),
+    )

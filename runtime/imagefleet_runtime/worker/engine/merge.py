@@ -109,7 +109,7 @@ def _join(layout: Layout, name: str, values: list[Any], rows: list[int]) -> Any:
 def split(layout: Layout, answer: Any, rows: Sequence[int]) -> list[Any]:
     """The answer to a merged call, taken apart again; ``rows``: how many each call had."""
     if isinstance(answer, torch.Tensor):
-        return list(answer.split(list(rows)))
+        return list(torch.split(answer, list(rows)))
     if isinstance(answer, dict):  # diffusers' outputs are dictionaries as well
         parts = {key: split(layout, value, rows) for key, value in answer.items()}
         return [
@@ -117,7 +117,9 @@ def split(layout: Layout, answer: Any, rows: Sequence[int]) -> list[Any]:
         ]
     if isinstance(answer, list) and layout.by_row:
         return _slices(answer, rows)
-    return [type(answer)(of_one) for of_one in zip(*(split(layout, part, rows) for part in answer), strict=True)]
+    return [
+        type(answer)(of_one) for of_one in zip(*(split(layout, part, rows) for part in answer), strict=True)
+    ]
 
 
 def _slices(answer: list[Any], rows: Sequence[int]) -> list[Any]:

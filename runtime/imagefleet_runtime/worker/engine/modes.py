@@ -17,13 +17,9 @@ import diffusers
 from imagefleet_runtime.worker.messages import Capabilities, Mode
 from imagefleet_runtime.worker.source import AUTO_CLASS, pipeline_class
 
-# Text-to-image is the plain name. diffusers says Inpainting in one family's ControlNet.
-INFIXES: dict[Mode, tuple[str, ...]] = {
-    "text-to-image": ("",),
-    "image-to-image": ("Img2Img",),
-    "inpainting": ("Inpaint", "Inpainting"),
-}
-_NAME = re.compile(r"(?P<family>.*?)(ControlNet)?(Img2Img|Inpaint(ing)?)?Pipeline")
+# Text-to-image is the plain name.
+INFIXES: dict[Mode, str] = {"text-to-image": "", "image-to-image": "Img2Img", "inpainting": "Inpaint"}
+_NAME = re.compile(r"(?P<family>.*?)(ControlNet)?(Img2Img|Inpaint)?Pipeline")
 
 
 class NotTextToImageError(Exception):
@@ -59,11 +55,11 @@ class Modes:
         self._made: dict[type, Any] = {type(pipe): pipe}
 
     def available(self) -> tuple[Mode, ...]:
-        return tuple(mode for mode in INFIXES if self._class_for(mode, control=False) is not None)
+        return tuple(mode for mode in INFIXES if self.class_for(mode, control=False) is not None)
 
     def pipe(self, mode: Mode, *, control: bool) -> Any:
         """The pipeline for ``mode``. Raises NotTextToImageError where there is none."""
-        found = self._class_for(mode, control=control)
+        found = self.class_for(mode, control=control)
         if found is None:
             guided = " with a control image" if control else ""
             raise NotTextToImageError(f"{type(self._loaded).__name__} cannot do {mode}{guided}")
@@ -71,14 +67,16 @@ class Modes:
             self._made[found] = _over_parts(found, self._loaded)
         return self._made[found]
 
-    def _class_for(self, mode: Mode, *, control: bool) -> Any:
+    def class_for(self, mode: Mode, *, control: bool) -> Any:
         if mode != "inpainting" and not self._draws_from_noise():
             return None
         guided = "ControlNet" if control else ""
-        named = [_class(f"{self._family}{guided}{infix}Pipeline") for infix in INFIXES[mode]]
-        # Last the class itself: one may do several things (FLUX.2), or have a name that follows no rule.
-        candidates = named if control else [*named, type(self._loaded)]
-        fitting = (found for found in candidates if found is not None and _missing(found, self._loaded) == set())
+        named = _class(f"{self._family}{guided}{INFIXES[mode]}Pipeline")
+        # Else the class itself: one may do several things (FLUX.2), or have a name that follows no rule.
+        candidates = [named] if control else [named, type(self._loaded)]
+        fitting = (
+            found for found in candidates if found is not None and _missing(found, self._loaded) == set()
+        )
         return next((found for found in fitting if _does(found, mode, control=control)), None)
 
     def _draws_from_noise(self) -> bool:
@@ -86,7 +84,9 @@ class Modes:
         unet, vae = getattr(self._loaded, "unet", None), getattr(self._loaded, "vae", None)
         if unet is None or vae is None:
             return True
-        return bool(unet.config.in_channels == getattr(vae.config, "latent_channels", unet.config.in_channels))
+        return bool(
+            unet.config.in_channels == getattr(vae.config, "latent_channels", unet.config.in_channels)
+        )
 
 
 def _does(pipeline: Any, mode: Mode, *, control: bool) -> bool:
@@ -107,9 +107,13 @@ def _does(pipeline: Any, mode: Mode, *, control: bool) -> bool:
 
 def _missing(wanted: Any, pipe: Any) -> set[str]:
     """Parts that ``wanted`` cannot be made without and ``pipe`` does not have."""
+    return {name for name in _required(wanted) if not hasattr(pipe, name)}
+
+
+def _required(wanted: Any) -> set[str]:
+    """The parts that ``wanted`` cannot be made without."""
     parameters = inspect.signature(wanted.__init__).parameters
-    required = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
-    return required - {"self"} - set(pipe.components)
+    return {name for name, parameter in parameters.items() if parameter.default is parameter.empty} - {"self"}
 
 
 def _over_parts(wanted: Any, pipe: Any) -> Any:

@@ -93,7 +93,11 @@ def _check_attention(options: Options, device: str) -> None:
 
 
 def _check_compile(options: Options, device: str) -> None:
-    if options.compile == "regional" and device == "cpu" and shutil.which(os.environ.get("CXX", "g++")) is None:
+    if (
+        options.compile == "regional"
+        and device == "cpu"
+        and shutil.which(os.environ.get("CXX", "g++")) is None
+    ):
         raise UnsupportedOptionError(
             "compile regional needs a C++ compiler (g++) on a CPU, which this image does not hold: add it, or use none"
         )
@@ -107,9 +111,7 @@ def _name(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else "a CPU"
 
 
-def apply(
-    options: Options, pipe: Any, cache_dir: str | None, current_timestep: Callable[[], Any]
-) -> None:
+def apply(options: Options, pipe: Any, cache_dir: str | None, current_timestep: Callable[[], Any]) -> None:
     """Quantize, compile and so on, in the order in which they build on each other. Raises UnsupportedOptionError."""
     module = denoiser(pipe)
     if options.quantization != "none":
@@ -122,7 +124,9 @@ def apply(
         if cache_dir is not None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(cache_dir) / "inductor")
         if not getattr(module, "_repeated_blocks", None):
-            raise UnsupportedOptionError(f"compile regional: {type(module).__name__} names no repeated blocks; use none")
+            raise UnsupportedOptionError(
+                f"compile regional: {type(module).__name__} names no repeated blocks; use none"
+            )
         module.compile_repeated_blocks(dynamic=True)  # type: ignore[operator]
 
 

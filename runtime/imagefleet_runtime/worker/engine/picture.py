@@ -23,6 +23,10 @@ from imagefleet_runtime.worker.messages import Draw, Phase
 MASK_FEATHER = 2
 
 
+class WithheldError(Exception):
+    """The pipeline's safety checker found something in the picture."""
+
+
 class Picture:
     """``pipe``: a pipeline of this picture alone (see Pipeline). ``work`` runs in the drawing's greenlet."""
 
@@ -30,7 +34,8 @@ class Picture:
         self.draw = draw
         self._pipe = pipe
         self._on_preview = on_preview
-        self._parameters = parameters_of(type(pipe))
+        owner: Any = type(pipe)
+        self._parameters = parameters_of(owner)
         self._step = 0
         self._estimate = previews.CleanEstimate(pipe.scheduler) if draw.previews else None
         self._marks: list[tuple[str, int]] = [("text_encode", time.time_ns())]
@@ -58,12 +63,14 @@ class Picture:
         )
 
     def work(self) -> npt.NDArray[np.float32]:
-        """What the pipeline draws: height x width x 3, in 0..1 or NaN. Raises NotTextToImageError, CancelledError, and
-        whatever the pipeline raises."""
+        """What the pipeline draws: height x width x 3, in 0..1 or NaN. Raises NotTextToImageError, WithheldError,
+        CancelledError, and whatever the pipeline raises."""
         arguments = {name: value for name, value in self._arguments().items() if name in self._parameters}
         output = self._pipe(**arguments)
         if not hasattr(output, "images"):
             raise NotTextToImageError(f"{type(self._pipe).__name__} does not return images")
+        if any(getattr(output, "nsfw_content_detected", None) or ()):  # the picture is black then
+            raise WithheldError("the model's own safety checker withheld the picture; ask for something else")
         return np.asarray(output.images[0])
 
     def finish(self, drawn: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
@@ -138,6 +145,6 @@ class Picture:
 
 
 @functools.cache
-def parameters_of(pipeline: type) -> frozenset[str]:
+def parameters_of(pipeline: Any) -> frozenset[str]:
     """The arguments that a call of ``pipeline`` takes."""
     return frozenset(inspect.signature(pipeline.__call__).parameters)

@@ -78,9 +78,7 @@ class Pipeline:
             return picture.work()
 
         windows = None if control else self._windows(draw)
-        drawing = Drawing(
-            draw.id, key=(draw.width, draw.height), work=work, adapters=use, windows=windows
-        )
+        drawing = Drawing(draw.id, key=(draw.width, draw.height), work=work, adapters=use, windows=windows)
         self.hub.start(drawing)
         return picture
 

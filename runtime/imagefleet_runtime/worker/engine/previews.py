@@ -82,16 +82,25 @@ def decode(pipe: Any, latents: torch.Tensor, height: int, width: int) -> npt.NDA
 def _image_latents(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor | None:
     """``latents`` as the VAE's decoder takes them: 1 x channels x height x width."""
     vae = getattr(pipe, "vae", None)
-    config = getattr(vae, "config", None)
-    if config is None:
+    if vae is None:
         return None
-    if hasattr(vae, "bn"):  # FLUX.2: normalised patches, packed in rows
-        rows, columns = (side // (pipe.vae_scale_factor * 2) for side in (height, width))
-        packed = latents[:, : rows * columns].transpose(1, 2).unflatten(2, (rows, columns))
-        spread = torch.sqrt(vae.bn.running_var.view(1, -1, 1, 1).to(packed) + config.batch_norm_eps)
-        return pipe._unpatchify_latents(packed * spread + vae.bn.running_mean.view(1, -1, 1, 1).to(packed))  # type: ignore[no-any-return]
+    if hasattr(vae, "bn"):
+        return _normalised_patches(pipe, latents, height, width)
     if latents.ndim == 3 and hasattr(pipe, "_unpack_latents"):
         latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
-    if latents.ndim != 4 or not hasattr(config, "scaling_factor"):
+    if latents.ndim != 4 or not hasattr(vae.config, "scaling_factor"):
         return None
-    return latents / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+    scaled: torch.Tensor = latents / vae.config.scaling_factor
+    return scaled + (getattr(vae.config, "shift_factor", None) or 0.0)
+
+
+def _normalised_patches(pipe: Any, latents: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """FLUX.2's latents: patches of two by two, normalised, one behind the other."""
+    bn, side = pipe.vae.bn, pipe.vae_scale_factor * 2
+    rows, columns = height // side, width // side
+    patches = latents[:, : rows * columns].transpose(1, 2).reshape(len(latents), -1, rows, columns)
+    spread = torch.sqrt(bn.running_var.view(1, -1, 1, 1).to(patches) + pipe.vae.config.batch_norm_eps)
+    unpatched: torch.Tensor = pipe._unpatchify_latents(
+        patches * spread + bn.running_mean.view(1, -1, 1, 1).to(patches)
+    )
+    return unpatched

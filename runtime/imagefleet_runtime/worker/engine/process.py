@@ -76,7 +76,9 @@ class _Engine:
         self._meter = Meter("cuda" if torch.cuda.is_available() else "cpu")
         started = time.monotonic()
         stages = [started]
-        self._pipeline = Pipeline.load(order, lambda seconds: self._stage("weights", started, stages, seconds))
+        self._pipeline = Pipeline.load(
+            order, lambda seconds: self._stage("weights", started, stages, seconds)
+        )
         self._stage("options", stages[-1], stages)
         weights_bytes = self._meter.now()
         profiles = warm(self._pipeline, self._meter, order.warmth)
@@ -233,5 +235,7 @@ def load_failure(error: Exception) -> messages.LoadFailed:
     if isinstance(error, AdapterError):
         return messages.LoadFailed("AdapterInvalid", str(error))
     if is_out_of_memory(error):
-        return messages.LoadFailed("DoesNotFit", "the accelerator's memory does not hold the model and one drawing")
+        return messages.LoadFailed(
+            "DoesNotFit", "the accelerator's memory does not hold the model and one drawing"
+        )
     return messages.LoadFailed("LoadFailed", describe(error))

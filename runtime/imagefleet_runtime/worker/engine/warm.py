@@ -63,7 +63,11 @@ class _Warming:
     def _measure_batches(self, steps: dict[int, float], peaks: dict[int, int]) -> None:
         """Double the batch while that gains and fits."""
         batch = 2
-        while self._pipeline.capabilities.batches and batch <= self._warmth.max_batch and self._fits(batch, peaks):
+        while (
+            self._pipeline.capabilities.batches
+            and batch <= self._warmth.max_batch
+            and self._fits(batch, peaks)
+        ):
             self._meter.reset()
             try:
                 steps[batch] = _middle(self._run(batch, BATCH_STEPS)[1:])
