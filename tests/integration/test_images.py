@@ -138,7 +138,7 @@ def test_the_worker_image_resolves_from_the_lock_file(tmp_path: Path) -> None:
             sandbox.copy(text)
         elif keyword == "RUN" and not text.startswith("pip install"):
             planned = sandbox.run(text, stage)
-    assert {"torch", "diffusers", "fastapi", "imagefleet"} <= set(re.findall(r"^ \+ ([\w-]+)", planned, re.M))
+    assert {"torch", "diffusers", "starlette", "imagefleet"} <= set(re.findall(r"^ \+ ([\w-]+)", planned, re.M))
     assert not {"kopf", "pytest"} & set(re.findall(r"^ \+ ([\w-]+)", planned, re.M))
 
 
