@@ -101,6 +101,8 @@ BAD_URLS: dict[str, tuple[str, str]] = {
     "a data: URL in percents": ("data:image/png,%89PNG", "fetches nothing"),
     "base64 that is none": ("data:image/png;base64,####", "base64"),
     "base64 that is cut": ("data:image/png;base64,iVBOR", "base64"),
+    "base64 of two lines": ("data:image/png;base64,iVBO\niVBO", "base64"),
+    "base64 that goes on after its end": ("data:image/png;base64,iVA=iVBO", "base64"),
     "base64 that is not ASCII": ("data:image/png;base64,ä", "base64"),
     "text in base64": ("data:image/png;base64,Y2F0", "PNG, JPEG or WebP"),
 }
