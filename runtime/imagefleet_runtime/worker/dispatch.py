@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,9 +83,13 @@ class Dispatcher:
         """Requests that were begun and are not answered."""
         return len(self._jobs)
 
-    @property
-    def busy(self) -> bool:
-        return bool(self._parts)
+    def begins_at_once(self, job: Job) -> bool:
+        """Whether ``job`` would not have to wait."""
+        if self._measuring or not job.model.serving:
+            return False
+        task = _task(job)
+        chosen = scheduling.choose(self._batch(), [*self._tasks(), task], time.monotonic(), self._speeds())
+        return task in chosen
 
     def running(self, model: Model) -> list[Job]:
         """Requests of ``model`` that were begun and are not answered, or whose cancelled pictures have not ended."""
@@ -96,18 +101,18 @@ class Dispatcher:
         """Seconds that the requests of ``model`` still take, with what batching saves."""
         jobs = [*self._waiting.of(model), *(job for job in self._jobs if job.model is model)]
         work = [(part.key, part.work_seconds) for job in jobs for part in job.parts if part.drawn is None]
-        return scheduling.batched_seconds(work, self._speed)
+        return scheduling.batched_seconds(work, self._speeds())
 
     def place_free_after(self) -> float | None:
         """Seconds until one of the waiting requests is begun; None where none of them can be."""
-        return scheduling.place_free_after(self._batch(), self._tasks(), time.monotonic(), self._speed)
+        return scheduling.place_free_after(self._batch(), self._tasks(), time.monotonic(), self._speeds())
 
     # Begin
 
     def _begin_what_may(self) -> None:
         refused = True
         while refused and not self._measuring:
-            chosen = scheduling.choose(self._batch(), self._tasks(), time.monotonic(), self._speed)
+            chosen = scheduling.choose(self._batch(), self._tasks(), time.monotonic(), self._speeds())
             jobs = {id(job): job for job in self._candidates()}
             refused = False
             for task in chosen:
@@ -123,9 +128,15 @@ class Dispatcher:
     def _batch(self) -> Batch:
         return Batch(self._key, tuple(part.work_seconds for part in self._parts.values() if not part.leaving))
 
-    def _speed(self, key: Key) -> Speed:
-        model = self._models[key.model]
-        return model.speed(key.width, key.height, self._memory_limit(model))
+    def _speeds(self) -> Callable[[Key], Speed]:
+        """How fast pictures of a key are drawn, as of now: each is worked out once."""
+
+        @functools.cache
+        def speed(key: Key) -> Speed:
+            model = self._models[key.model]
+            return model.speed(key.width, key.height, self._memory_limit(model))
+
+        return speed
 
     def _begin(self, job: Job) -> bool:
         """Begin one picture of ``job``. False where the job turns out to be impossible, or was refused just before."""
@@ -270,11 +281,10 @@ class Dispatcher:
     async def _sleep(self) -> None:
         """Until something happens, or an engine has been silent for too long."""
         ends = [part.heard + self._patience(part) for part in self._parts.values()]
-        timeout = min(ends, default=math.inf) - time.monotonic()
-        try:
-            await asyncio.wait_for(self._wake.wait(), None if timeout == math.inf else max(timeout, 0.0))
-        except TimeoutError:
-            return
+        timeout = min(ends) - time.monotonic() if ends else None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):  # not wait_for, which can lose a cancellation
+                await self._wake.wait()
 
 
 def _task(job: Job) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from functools import partial
@@ -38,8 +39,8 @@ LOOK_SECONDS = 30.0
 
 
 class Loader:
-    """``changed``: called when a model began or ceased to serve, with the model. ``running``: the requests of a model
-    that are being drawn."""
+    """``overhead_bytes``: of memory that each engine needs beside its model's. ``changed``: called when a model began
+    or ceased to serve, with the model. ``running``: the requests of a model that are being drawn."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Loader:
         models: dict[str, Model],
         waiting: WaitingRoom,
         total_bytes: int,
+        overhead_bytes: int,
         cache: NodeCache,
         bring_up: BringUp,
         metrics: Metrics,
@@ -56,6 +58,7 @@ class Loader:
         self._models = models
         self._waiting = waiting
         self._total_bytes = total_bytes
+        self._overhead_bytes = overhead_bytes
         self._cache = cache
         self._bring_up = bring_up
         self._metrics = metrics
@@ -98,14 +101,18 @@ class Loader:
         """Until something happens, or the next failed model may be tried again."""
         times = [model.retry_at for model in self._models.values() if model.retry_at is not None]
         timeout = max(min(times) - time.monotonic(), 0.0) if times else None
-        try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
-        except TimeoutError:
-            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):  # not wait_for, which can lose a cancellation
+                await self._wake.wait()
 
     def memory_limit(self, model: Model) -> int:
         """Bytes that the engine of ``model`` may use: what the others need is theirs."""
-        return memory_limit(self._candidates(), model.name, self._total_bytes)
+        others = [
+            other.memory_estimate + self._overhead_bytes
+            for other in self._models.values()
+            if other is not model and (other.state is State.RESIDENT or other.load_started is not None)
+        ]
+        return memory_limit(self._total_bytes - self._overhead_bytes, model.memory_estimate, others)
 
     def _candidates(self) -> list[Candidate]:
         """All but those whose files are not here: they need no memory yet."""
@@ -120,7 +127,7 @@ class Loader:
                 model=model.name,
                 pinned=model.entry.pinned and not model.withdrawn,
                 state=state,
-                memory_bytes=model.memory_estimate,
+                memory_bytes=model.memory_estimate + self._overhead_bytes,
                 oldest=min((job.arrived for job in self._waiting.of(model)), default=None),
                 running=bool(self._running(model)),
                 last_used=model.last_used,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -78,16 +79,13 @@ def _make_room(
     return LoadNext(entry.model, tuple(evicted)) if used + entry.memory_bytes <= total_bytes else None
 
 
-def memory_limit(candidates: list[Candidate], model: str, total_bytes: int) -> int:
-    """Bytes that the engine of ``model`` may use: all but what the others need that are held, and never less than its
-    own need, for which it was admitted.
+def memory_limit(total_bytes: int, own_bytes: int, others_bytes: Iterable[int]) -> int:
+    """Bytes that an engine may use: all but what the others need that are held, and never less than its own need, for
+    which it was admitted.
 
     Worked example: of 80 GB, two others need 7 and 24 GB: 49 GB.
     """
-    held = [other for other in candidates if other.state in (State.RESIDENT, State.LOADING)]
-    others = sum(other.memory_bytes for other in held if other.model != model)
-    own = next((entry.memory_bytes for entry in candidates if entry.model == model), 0)
-    return max(total_bytes - others, min(own, total_bytes))
+    return max(total_bytes - sum(others_bytes), min(own_bytes, total_bytes))
 
 
 def _victims(entry: Candidate, held: list[Candidate]) -> list[Candidate]:

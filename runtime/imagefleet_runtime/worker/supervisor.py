@@ -40,6 +40,8 @@ DEADLINE_SECONDS = {"interactive": 30.0, "batch": 3600.0}
 # The largest batch that is measured: beyond it a CPU gains nothing, and an accelerator hardly anything.
 MAX_BATCH_CPU = 8
 MAX_BATCH_ACCELERATOR = 16
+# An engine's CUDA context and what fragments: memory that torch does not count as allocated.
+CONTEXT_BYTES = 768 * 2**20
 # Where engines keep compiled code. Not in the node cache: it is run as it is found, and others may write there.
 COMPILED = Path(tempfile.gettempdir()) / "imagefleet-compiled"
 
@@ -96,6 +98,7 @@ class Supervisor:
             models=self._models,
             waiting=self._waiting,
             total_bytes=self._memory.bytes,
+            overhead_bytes=CONTEXT_BYTES if devices else 0,
             cache=cache,
             bring_up=bring_up,
             metrics=self.metrics,
@@ -221,7 +224,7 @@ class Supervisor:
             result=asyncio.get_running_loop().create_future(),
         )
         self._check(job)
-        if self._waiting.full and (len(self._waiting) > 0 or self._dispatcher.busy):
+        if self._waiting.full and not self._dispatcher.begins_at_once(job):
             raise errors.queue_full(self._waiting.limit, self._place_free_after())
         return job
 

@@ -106,6 +106,7 @@ class Depot:
             models=self.models,
             waiting=self.waiting,
             total_bytes=10**9,
+            overhead_bytes=0,
             cache=cast(Any, self.cache),
             bring_up=bring_up,
             metrics=self.metrics,

@@ -134,6 +134,7 @@ def loader_of(
         models={model.name: model},
         waiting=WaitingRoom(1),
         total_bytes=10**9,
+        overhead_bytes=0,
         cache=NodeCache(cache, 0, 10**9, digests=digests),
         bring_up=bring_up,
         metrics=Metrics("team-a", "images", list, list),

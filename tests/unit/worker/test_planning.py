@@ -114,21 +114,17 @@ def test_a_load_never_exceeds_the_memory_nor_evicts_what_it_must_not(entries: li
     assert sum(entry.memory_bytes for entry in held) + by_name[step.model].memory_bytes <= 10
 
 
-LIMITS = {
-    "alone, all of it": ([resident("a")], 10),
-    "what others need is theirs": ([resident("a"), resident("b"), absent("c", memory_bytes=9)], 6),
-    "one that is being loaded counts": (
-        [resident("a"), replace(absent("b", memory_bytes=3), state=State.LOADING)],
-        7,
-    ),
-    "never less than its own need": ([resident("a"), resident("b", memory_bytes=8)], 4),
-    "nor more than there is": ([resident("a", memory_bytes=12), resident("b")], 10),
-}
-
-
-@pytest.mark.parametrize(("held", "want"), LIMITS.values(), ids=LIMITS.keys())
-def test_what_an_engine_may_use(held: list[Candidate], want: int) -> None:
-    assert memory_limit(held, "a", 10) == want
+@pytest.mark.parametrize(
+    ("total", "own", "others", "want"),
+    [
+        (80, 5, [7, 24], 49),  # the worked example
+        (80, 5, [], 80),
+        (80, 30, [60], 30),  # never less than its own need
+        (80, 90, [], 80),  # nor more than there is
+    ],
+)
+def test_what_an_engine_may_use(total: int, own: int, others: list[int], want: int) -> None:
+    assert memory_limit(total, own, others) == want
 
 
 @pytest.mark.parametrize(

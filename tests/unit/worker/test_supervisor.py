@@ -92,10 +92,24 @@ async def test_a_full_queue_says_when_the_first_place_will_be_free_not_when_all_
     await engine.draw()
     for _ in range(2):
         office.submit(width=1024, height=1024)  # 4 s each, when the first is done
-    refused = office.refusal()
+    refused = office.refusal(width=64, height=64)
     assert (refused.status, refused.code) == (429, "queue_full")
     assert refused.retry_after == pytest.approx(5.0, abs=0.1)
     assert office.supervisor.work_seconds() == pytest.approx(13.0, abs=0.1)
+    drawing.cancel()
+    engine.process.kill()
+
+
+async def test_a_request_that_need_not_wait_is_taken_by_a_full_queue() -> None:
+    office = Office()
+    engine = office.serve()
+    drawing = asyncio.create_task(office.supervisor._dispatcher.run())
+    office.submit()
+    await engine.draw()
+    for _ in range(2):
+        office.submit(width=1024, height=1024)
+    office.submit(seed=5)
+    assert (await engine.draw()).seed == 5
     drawing.cancel()
     engine.process.kill()
 
@@ -115,10 +129,17 @@ async def test_where_nobody_knows_how_long_that_takes_a_guess_is_made() -> None:
     assert office.refusal().retry_after == UNKNOWN_LOAD_SECONDS
 
 
-async def test_a_queue_of_none_takes_a_request_when_the_device_is_free() -> None:
+async def test_a_queue_of_none_takes_what_begins_at_once_and_no_more() -> None:
     office = Office(queue_limit=0)
-    office.serve().process.kill()
+    engine = office.serve()
+    drawing = asyncio.create_task(office.supervisor._dispatcher.run())
+    office.submit(n=3)
+    await engine.draws(3)
     office.submit()
+    await engine.draw()  # the fourth, and the last that gains
+    assert office.refusal().code == "queue_full"
+    drawing.cancel()
+    engine.process.kill()
 
 
 async def test_a_size_that_cannot_fit_is_refused_before_it_waits() -> None:
