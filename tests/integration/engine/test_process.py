@@ -120,7 +120,7 @@ def test_drawings_come_back_with_their_phases_and_share_of_the_work(loaded: Engi
 def test_steps_are_told_with_how_far_each_drawing_is(loaded: Engine) -> None:
     from tests.integration.engine.drawing import request
 
-    loaded.connection.send(request(id=1, steps=200))
+    loaded.connection.send(request(id=1, steps=80))
     steps = [message for message in loaded.until(messages.Drawn) if isinstance(message, messages.Step)]
     done = [step.done[1] for step in steps]
     assert done == sorted(done)
@@ -220,9 +220,9 @@ def test_an_engine_ends_when_its_supervisor_is_gone(loaded: Engine) -> None:
     assert loaded.process.exitcode == 0
 
 
-def test_larger_pictures_and_batches_need_more_memory(start: Callable[..., Engine]) -> None:
+def test_larger_pictures_need_more_memory(start: Callable[..., Engine]) -> None:
     warmth = messages.Warmth(
-        ((64, 64), (512, 512)), steps=2, guidance_scale=5.0, max_batch=2, memory_bytes=None
+        ((64, 64), (192, 192)), steps=2, guidance_scale=5.0, max_batch=1, memory_bytes=None
     )
     small, large = start(warmth=warmth).until(messages.Loaded)[-1].profiles
     assert dict(large.peak_bytes)[1] > dict(small.peak_bytes)[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.engine import merge
 from imagefleet_runtime.worker.engine.merge import LAYOUTS
@@ -73,6 +73,7 @@ def test_a_call_that_holds_something_unknown_equals_not_even_itself() -> None:
     assert merge.signature(UNET, call) != merge.signature(UNET, call)
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.integers(1, 3), min_size=1, max_size=5))
 def test_what_is_merged_comes_apart_as_it_was(rows: list[int]) -> None:
     calls = [unet_call(count, float(number)) for number, count in enumerate(rows)]

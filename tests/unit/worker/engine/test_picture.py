@@ -70,8 +70,9 @@ def a_picture(pipe: Any, **fields: Any) -> Picture:
             **fields,
         }
     )
-    pipe.picture = Picture(draw, pipe, lambda _index, _pixels: None)
-    return pipe.picture
+    picture = Picture(draw, pipe, lambda _index, _pixels: None)
+    pipe.picture = picture
+    return picture
 
 
 def test_a_pipeline_is_asked_only_what_it_takes() -> None:

@@ -13,7 +13,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.engine.previews import CleanEstimate, preview_steps
 
@@ -33,6 +33,7 @@ def test_previews_come_at_equal_distances(previews: int, steps: int, expected: d
     assert preview_steps(previews, steps) == expected
 
 
+@settings(deadline=None)
 @given(previews=st.integers(0, 3), steps=st.integers(1, 200))
 def test_previews_are_numbered_from_zero_and_none_comes_at_the_end(previews: int, steps: int) -> None:
     found = preview_steps(previews, steps)
