@@ -83,7 +83,7 @@ async def test_an_edit_has_its_pictures_size(caller: openai.AsyncOpenAI) -> None
     )
     assert edited.data is not None
     assert pixels(edited.data[0].b64_json).size == (96, 64)
-    assert edited.size == "96x64"  # type: ignore[comparison-overlap]  # OpenAI's own sizes
+    assert edited.size == "96x64"
 
 
 async def test_a_mask_keeps_what_it_covers(caller: openai.AsyncOpenAI) -> None:
