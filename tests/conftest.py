@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from tests.cluster.fleet import MODELS
 from tests.models import make_models
+
+# How long an example takes says more about the machine's other work than about the code.
+settings.register_profile("imagefleet", deadline=None)
+settings.load_profile("imagefleet")
 
 
 @pytest.fixture(scope="session")
