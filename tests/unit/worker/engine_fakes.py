@@ -67,8 +67,12 @@ class PlayedEngine:
         self.process = FakeProcess(self._theirs.close)
         self.handle = EngineHandle(cast(Any, self.process), ours, on_exit)
 
+    def take(self) -> object:
+        """The next order. Blocks."""
+        return self._theirs.recv()
+
     async def next(self) -> object:
-        return await in_thread(self._theirs.recv)
+        return await in_thread(self.take)
 
     async def draw(self) -> Draw:
         order = await self.next()
