@@ -177,8 +177,8 @@ class Dispatcher:
             assert part.id is not None, "it is being drawn"
             part.done, part.heard = step.done[part.id], now
             part.largest_batch = max(part.largest_batch, batch)
-            part.shared_seconds += step.seconds / batch
-            part.alone_seconds += step.seconds / slowdown
+            part.shared_seconds += step.rounds * step.seconds / batch
+            part.alone_seconds += step.rounds * step.seconds / slowdown
 
     def _answered(self, part: Part, answer: Answer) -> None:
         part.heard = time.monotonic()

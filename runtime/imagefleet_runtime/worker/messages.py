@@ -127,7 +127,9 @@ class SizeProfile:
     height: int
     fixed_seconds: float  # of one drawing, outside of its steps: text encoder, VAE
     step_seconds: tuple[tuple[int, float], ...]  # batch, seconds of a step with so many drawings; ascending
-    peak_bytes: tuple[tuple[int, int], ...]  # batch, most memory that the engine held then; empty: not measured
+    peak_bytes: tuple[
+        tuple[int, int], ...
+    ]  # batch, most memory that the engine held then; empty: not measured
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ class Drawn:
     id: int
     image: bytes
     seconds: float  # from its start to the encoded picture, others' parts of shared steps included
-    work_seconds: float  # its own share of the device: each step's time divided by the drawings that shared it
+    work_seconds: (
+        float  # its own share of the device: each step's time divided by the drawings that shared it
+    )
     phases: tuple[Phase, ...]
     peak_bytes: int | None  # most memory that the engine held meanwhile; None: not measured
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import signal
 import threading
@@ -24,8 +25,11 @@ atexit.register(os._exit, 0)
 gc.disable()
 error: str | None = None
 try:
-    import diffusers
     import torch
+
+    # torchao, which diffusers imports, calls what torch has deprecated: nothing that a reader of our log could mend.
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
+    import diffusers
     import tqdm  # type: ignore[import-untyped]
     import transformers
     from diffusers import guiders, schedulers  # noqa: F401  loaded lazily by the first pipeline otherwise

@@ -15,16 +15,24 @@ from imagefleet_runtime.worker.messages import Draw, SizeProfile, Warmth
 WARM_UP_STEPS = 2
 # Enough to tell the cost of a step from the fixed costs around it, and cheap for the largest models.
 MEASURED_STEPS = 4
-# Steps of each larger batch: one to warm up, two to measure.
-BATCH_STEPS = 3
-# A batch must draw so much more per second than the one half its size for a still larger one to be tried.
+# Steps of each larger batch: one to warm up, three to measure.
+BATCH_STEPS = 4
+# A batch that draws so much more per second than all smaller ones is worth it. The search ends after MISSES that are not,
+# for a single one may be the doing of another process.
 WORTHWHILE_GAIN = 1.05
+MISSES = 2
+# A batch that would be measured for longer is not tried: a model whose step takes seconds fills the device alone.
+LONGEST_SECONDS = 20.0
 
 
 def warm(pipeline: Pipeline, meter: Meter, warmth: Warmth) -> tuple[SizeProfile, ...]:
     """Raises what the first drawing of a size raises, NotFiniteError too: a model that cannot draw its own sizes must
-    not serve."""
-    return tuple(_Warming(pipeline, meter, warmth, width, height).profile() for width, height in warmth.sizes)
+    not serve. Sizes that the pipeline cannot draw are rounded down to what it can."""
+    multiple = pipeline.capabilities.size_multiple
+    sizes = [tuple(max(side - side % multiple, multiple) for side in size) for size in warmth.sizes]
+    return tuple(
+        _Warming(pipeline, meter, warmth, width, height).profile() for width, height in dict.fromkeys(sizes)
+    )
 
 
 class _Warming:
@@ -52,7 +60,7 @@ class _Warming:
         rounds = self._run(1, self._draw.steps)
         total = time.monotonic() - started
         # Pipelines without a shared part have no rounds to see: all their time is taken for steps.
-        step = _middle(rounds) if rounds else total / self._draw.steps
+        step = min(rounds) if rounds else total / self._draw.steps
         fixed = max(total - step * self._draw.steps, 0.0)
         steps, peaks = {1: step}, self._peak(1)
         self._measure_batches(steps, peaks)
@@ -62,23 +70,29 @@ class _Warming:
 
     def _measure_batches(self, steps: dict[int, float], peaks: dict[int, int]) -> None:
         """Double the batch while that gains and fits."""
-        batch = 2
-        while (
-            self._pipeline.capabilities.batches
-            and batch <= self._warmth.max_batch
-            and self._fits(batch, peaks)
-        ):
+        batch, misses, best = 2, 0, 1 / steps[1]
+        while misses < MISSES and self._worth_trying(batch, steps, peaks):
             self._meter.reset()
             try:
-                steps[batch] = _middle(self._run(batch, BATCH_STEPS)[1:])
+                # Other work on the machine only ever adds to a step's time: the least is nearest to the truth.
+                steps[batch] = min(self._run(batch, BATCH_STEPS)[1:])
             except Exception as error:
                 if is_out_of_memory(error):
                     return
                 raise
             peaks.update(self._peak(batch))
-            if steps[batch // 2] * 2 < steps[batch] * WORTHWHILE_GAIN:
-                return
+            per_second = batch / steps[batch]
+            misses = 0 if per_second >= best * WORTHWHILE_GAIN else misses + 1
+            best = max(best, per_second)
             batch *= 2
+
+    def _worth_trying(self, batch: int, steps: dict[int, float], peaks: dict[int, int]) -> bool:
+        return (
+            self._pipeline.capabilities.batches
+            and batch <= self._warmth.max_batch
+            and steps[batch // 2] * 2 * BATCH_STEPS <= LONGEST_SECONDS
+            and self._fits(batch, peaks)
+        )
 
     def _fits(self, batch: int, peaks: dict[int, int]) -> bool:
         """Whether ``batch`` should fit, as far as the smaller ones tell: their growth is taken to go on."""
@@ -116,8 +130,3 @@ class _Warming:
             self._pipeline.hub.cancel(drawing.id)
         self._pipeline.hub.round()
         self._pipeline.forget_steps()
-
-
-def _middle(seconds: list[float]) -> float:
-    """The median, the lower of two: a hiccup should not count."""
-    return sorted(seconds)[(len(seconds) - 1) // 2]

@@ -24,7 +24,7 @@ class Device:
         self, seconds: Callable[[int], float], memory: Callable[[int], int], largest: int = 99
     ) -> None:
         self.seconds, self.memory, self.largest = seconds, memory, largest
-        self.capabilities = SimpleNamespace(batches=True)
+        self.capabilities = SimpleNamespace(batches=True, size_multiple=16)
         self.now = 0.0
         self.left: dict[int, int] = {}  # steps of each drawing
         self.held = 0
@@ -75,7 +75,7 @@ def profile(
     device: Device, monkeypatch: pytest.MonkeyPatch, *, max_batch: int = 16, memory_bytes: int | None = None
 ) -> SizeProfile:
     monkeypatch.setattr(module, "time", device)
-    warmth = Warmth(((64, 64),), steps=20, guidance_scale=1.0, max_batch=max_batch, memory_bytes=memory_bytes)
+    warmth = Warmth(((64, 72), (64, 64)), steps=20, guidance_scale=1.0, max_batch=max_batch, memory_bytes=memory_bytes)
     (found,) = module.warm(device, device, warmth)  # type: ignore[arg-type]
     return found
 
@@ -85,8 +85,10 @@ def profile(
     [
         (lambda batch: 0.1, {}, [1, 2, 4, 8, 16]),  # a batch costs nothing
         (lambda batch: 0.1, {"max_batch": 4}, [1, 2, 4]),
-        (lambda batch: 0.1 * batch, {}, [1, 2]),  # it gains nothing: known once two were tried
-        (lambda batch: 0.1 * max(batch / 4, 1), {}, [1, 2, 4, 8]),  # no more from four on
+        (lambda batch: 0.1 * batch, {}, [1, 2, 4]),  # it gains nothing: believed after two tries
+        (lambda batch: 0.3 if batch == 2 else 0.1, {}, [1, 2, 4, 8, 16]),  # two was held up by something else
+        (lambda batch: 0.1 * max(batch / 4, 1), {}, [1, 2, 4, 8, 16]),  # no more from four on
+        (lambda batch: 4.0 * batch, {}, [1]),  # two would be measured for longer than that is worth
         (lambda batch: 0.1, {"memory_bytes": 60}, [1, 2, 4]),  # 10 bytes for each: eight would need 80
     ],
 )
@@ -100,6 +102,11 @@ def test_batches_double_while_they_gain_and_fit(
     assert [batch for batch, _seconds in found.step_seconds] == batches
     assert dict(found.step_seconds) == pytest.approx({batch: seconds(batch) for batch in batches})
     assert dict(found.peak_bytes) == {batch: 10 * batch for batch in batches}
+
+
+def test_sizes_are_rounded_down_to_what_the_pipeline_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = profile(Device(lambda batch: 0.1, lambda batch: batch), monkeypatch)
+    assert (found.width, found.height) == (64, 64), "64x72 and 64x64 are one size where sides are multiples of 16"
 
 
 def test_a_batch_that_is_out_of_memory_ends_the_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
