@@ -17,7 +17,7 @@ WARM_UP_STEPS = 2
 MEASURED_STEPS = 4
 # Steps of each larger batch: one to warm up, three to measure.
 BATCH_STEPS = 4
-# A batch that draws so much more per second than all smaller ones is worth it. The search ends after MISSES that are not,
+# A batch that draws so much more per second than all smaller ones is worth it. MISSES that are not end the search,
 # for a single one may be the doing of another process.
 WORTHWHILE_GAIN = 1.05
 MISSES = 2
