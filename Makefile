@@ -65,7 +65,7 @@ format: $(VENV) ## Format the code and mend what can be mended
 	@.venv/bin/ruff check --fix .
 
 .PHONY: bench
-bench: ## Run one benchmark, NAME=control_plane|gateway; JSON lines on standard output
+bench: ## Run one benchmark, NAME=control_plane|gateway|engine|...; JSON lines on standard output
 	@$(MAKE) setup demo-model cluster-build >&2
 	@$(PY) -m bench.$(NAME)
 

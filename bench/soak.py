@@ -18,6 +18,7 @@ import signal
 import statistics
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,10 @@ MODEL = Path(os.environ.get("MODEL", "build/models/shapes-2")).resolve()
 REQUESTS = int(os.environ.get("REQUESTS", "2000"))
 CALLERS = 20
 PICTURES = 48
-KILL_EVERY = 150  # requests
+KILL_EVERY = (
+    150  # requests; but a model whose engine dies three times in five minutes is put aside, as it should be
+)
+KILL_SECONDS = 160.0
 # The rest of all requests are pictures.
 LEAVES, TOO_LARGE = 0.1, 0.05
 # Levels of 255: pixels are rounded, and 1e-4 of the range can fall on the other side of a half.
@@ -52,6 +56,7 @@ class Soak:
         self._chance = chance
         self._left = REQUESTS
         self.ends: Counter[str] = Counter()
+        self._killed = time.monotonic() - KILL_SECONDS
         self.memory: list[tuple[int, int]] = []  # of the supervisor and of all engines, in bytes
 
     async def run(self) -> None:
@@ -108,6 +113,10 @@ class Soak:
         return [pid for child in children_of(self._worker.process.pid) for pid in children_of(child)]
 
     def _kill_engine(self) -> None:
+        if time.monotonic() - self._killed < KILL_SECONDS:
+            return
+        self._killed = time.monotonic()
+        self.ends["(engines killed)"] += 1
         for pid in self._engines():
             os.kill(pid, signal.SIGKILL)
 
@@ -127,7 +136,9 @@ def private_bytes(pid: int) -> int:
 def report(soak: Soak) -> bool:
     """Print the figures; whether all was well."""
     lost = sum(count for end, count in soak.ends.items() if end.startswith("lost"))
+    killed = soak.ends.pop("(engines killed)", 0)
     figure("soak_requests", sum(soak.ends.values()), "requests", REQUESTS)
+    figure("soak_engines_killed", killed, "engines")
     figure("soak_pictures", soak.ends["picture"], "requests")
     figure("soak_cancelled", soak.ends["left"], "requests")
     figure("soak_refused", soak.ends["refused"], "requests")
