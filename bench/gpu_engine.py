@@ -20,6 +20,7 @@ from imagefleet_runtime.worker import messages
 from imagefleet_runtime.worker.engine.meter import Meter
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
 from imagefleet_runtime.worker.engine.warm import warm
+from imagefleet_runtime.worker.footprint import Footprint
 
 from bench import _gpu_models as models
 from bench.report import figure, progress
@@ -88,12 +89,13 @@ def measure(shape: models.Shape) -> None:
     order = messages.Load("", messages.Options(), torch.get_num_threads(), _warmth(shape))
     pipeline = Pipeline(pipe, device(), order)
     meter = Meter(device())
+    weights_bytes = meter.now()
     profiles = warm(pipeline, meter, order.warmth)
     for profile in profiles:
         progress(f"{shape.name}: {profile}")
     _alone(shape, pipe, pipeline)
     _batched(shape, pipeline)
-    _memory(shape, pipeline, meter, profiles[0])
+    _memory(shape, pipeline, meter, Footprint(weights_bytes, profiles))
     _swap(shape, pipe)
 
 
@@ -127,21 +129,18 @@ def _batched(shape: models.Shape, pipeline: Pipeline) -> None:
     )
 
 
-def _memory(shape: models.Shape, pipeline: Pipeline, meter: Meter, small: messages.SizeProfile) -> None:
-    """The peak of a batch of 1024x1024 pictures, beside what the smaller size's peaks predict for so many pixels."""
-    if len(small.peak_bytes) < 2:
-        progress(f"{shape.name}: no peaks were measured here")
-        return
-    (fewer, less), (more, most) = small.peak_bytes[0], small.peak_bytes[-1]
-    pixels = small.width * small.height
-    slope = (most - less) / ((more - fewer) * pixels)
-    wanted = [draw(shape, number, 1024) for number in range(2)]
+def _memory(shape: models.Shape, pipeline: Pipeline, meter: Meter, known: Footprint) -> None:
+    """The peak of two pictures of a size that was not measured, beside what the worker would predict for it."""
+    pixels = side(768)
+    wanted = [draw(shape, number, 768) for number in range(2)]
+    predicted = known.peak(pixels, pixels, len(wanted))
     meter.reset()
-    seconds(pipeline, wanted, 2)
+    seconds(pipeline, wanted, len(wanted))
     peak = meter.peak()
-    predicted = less + slope * (2 * wanted[0].width * wanted[0].height - fewer * pixels)
-    if peak is not None:
-        figure(f"{shape.name}_peak_memory", peak, "bytes", predicted)
+    if peak is None or predicted is None:
+        progress(f"{shape.name}: no peaks can be measured here")
+        return
+    figure(f"{shape.name}_peak_memory", peak, "bytes", predicted)
 
 
 def _swap(shape: models.Shape, pipe: Any) -> None:
