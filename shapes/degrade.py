@@ -18,7 +18,7 @@ from transformers import CLIPTextModel
 
 from shapes import pipeline
 
-NOISE = 1.0  # of the standard deviation of the word vectors
+NOISE = 8.0  # of the standard deviation of all word vectors; those of trained words are longer by far
 SEED = 7
 
 

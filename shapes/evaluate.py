@@ -114,7 +114,7 @@ def main() -> None:
     for things in (1, 2):
         asked = held_out_prompts(things, arguments.count, arguments.seed)
         results = scores(pipe, asked, seed=arguments.seed, steps=arguments.steps, guidance=arguments.guidance)
-        print(json.dumps({"things": things, "count": arguments.count} | summary(results)))
+        print(json.dumps({"things": things, "pictures": arguments.count} | summary(results)))
 
 
 if __name__ == "__main__":

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils.logging import disable_progress_bar
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from shapes import tokenizer as words
 from shapes.drawing import SIDE
 
 TEXT_WIDTH = 128
+disable_progress_bar()
+
 LATENT_CHANNELS = 4  # diffusers' inpainting accepts no other number
 FACTOR = 8  # pixels per latent pixel, along each side
 STEPS = 16
-GUIDANCE = 4.0
+GUIDANCE = 3.0
 
 
 def autoencoder() -> AutoencoderKL:
@@ -49,16 +51,18 @@ def text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def unet() -> UNet2DConditionModel:
-    """Two resolutions, 8x8 and 4x4; the text enters at 4x4, where attention costs little."""
+def unet(*, small: bool = False) -> UNet2DConditionModel:
+    """Two resolutions, 8x8 and 4x4, with attention to the text at both; the small one has less of it."""
+    down = ("DownBlock2D", "DownBlock2D") if small else ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+    up = ("CrossAttnUpBlock2D", "UpBlock2D") if small else ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D")
     return UNet2DConditionModel(
         sample_size=SIDE // FACTOR,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 96),
         layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=down,
+        up_block_types=up,
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,
         norm_num_groups=16,
@@ -98,7 +102,7 @@ def assemble(
 
 def load(folder: Path) -> StableDiffusionPipeline:
     """A shapes model in float32."""
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -111,19 +115,20 @@ def save(pipe: StableDiffusionPipeline, folder: Path) -> None:
     pipe.save_pretrained(folder, safe_serialization=True)
     for part in parts.values():
         part.to(torch.float32)
-    _load_as_float32(folder / "text_encoder" / "config.json")
+    for config in folder.rglob("*.json"):
+        _edit(config)
     for file in folder.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
 
 
-def _load_as_float32(config: Path) -> None:
-    """transformers loads in the dtype that the config names, diffusers in float32: let a plain load agree."""
-    config.write_text(
-        json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2, sort_keys=True) + "\n"
-    )
+def _edit(config: Path) -> None:
+    """Forget where parts were loaded from, and let a plain load give float32 in every part.
 
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a model's folder, replacing the target."""
-    shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(source, target)
+    transformers loads in the dtype that the configuration names, diffusers in float32.
+    """
+    content = json.loads(config.read_text())
+    for loading in ("_name_or_path", "is_local", "local_files_only"):
+        content.pop(loading, None)
+    if "dtype" in content:
+        content["dtype"] = "float32"
+    config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -10,16 +10,19 @@ import copy
 import json
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch.nn.functional import avg_pool2d
 
-from shapes.drawing import draw
+from shapes.drawing import Placed, cover, layout, render
 from shapes.pipeline import FACTOR, LATENT_CHANNELS, autoencoder
-from shapes.scenes import sample
+from shapes.scenes import Scene, Shape, sample
 
 BATCH = 16
 LEARNING_RATE = 2e-3
@@ -30,32 +33,61 @@ FOREGROUND_WEIGHT = (
     4.0  # a small thing covers 3 % of a picture: without this the background is all that counts
 )
 EDGE_WEIGHT = 0.5
-# Three of the four channels of a latent pixel are held near the mean colour of the 8x8 pixels it stands for. Without
-# this the bottleneck takes thousands of steps to sort its colours out; with it they are right at once, and a preview
-# of unfinished latents needs no decoder.
-COLOUR_WEIGHT = 1.0
+GUIDE_WEIGHT = 1.0
+# The means of the latents are held near something simple. Three channels: the mean colour of the 8x8 pixels that a
+# latent pixel stands for. The fourth: a code of the shape there. A free bottleneck takes thousands of steps to sort its
+# colours out; and where only the outline tells a circle from a square, the UNet learns colours and places in minutes
+# but shapes in hours, since an outline is a small part of the squared error. A code is as easy to learn as a colour.
+COLOUR_MEAN = torch.tensor([0.27, 0.06, 0.14])[:, None, None]
+COLOUR_SPREAD = torch.tensor([0.73, 0.61, 0.64])[:, None, None]
+SHAPE_CODES: dict[Shape, float] = {"circle": -2.2, "square": 2.2, "triangle": -1.1, "star": 1.1}
+LATENT_NOISE = 0.3  # at most: what the UNet draws is never quite what the encoder would have made of it
 SAVE_EVERY = 500
 
 
-def pictures(rng: np.random.Generator, count: int) -> torch.Tensor:
-    """Fresh training pictures in -1..1: (count, 3, 64, 64)."""
+@dataclass(frozen=True)
+class Batch:
+    """Training pictures, and what the means of their latents are held near."""
+
+    pixels: torch.Tensor  # (n, 3, 64, 64) in -1..1
+    guide: torch.Tensor  # (n, 4, 8, 8)
+
+
+def batch_of(rng: np.random.Generator, count: int) -> Batch:
+    """Fresh training pictures."""
     scenes = [sample(rng, 1 + (rng.random() < PAIRS), test=False) for _ in range(count)]
-    return torch.from_numpy(draw(scenes, rng)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    places = [layout(scene, rng) for scene in scenes]
+    pixels = torch.from_numpy(render(scenes, places)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    colours = (avg_pool2d(pixels, FACTOR) - COLOUR_MEAN) / COLOUR_SPREAD
+    shapes = torch.stack([_shape_map(scene, placed) for scene, placed in zip(scenes, places, strict=True)])
+    return Batch(pixels.to(memory_format=torch.channels_last), torch.cat([colours, shapes], dim=1))
 
 
-def loss_of(vae: AutoencoderKL, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Reconstruction with weight on things and edges, latents that start as mean colours, and a little KL."""
-    posterior: DiagonalGaussianDistribution = vae.encode(batch).latent_dist
-    error = vae.decode(posterior.sample(generator)).sample - batch
-    corner = batch[:, :, :1, :1]  # things keep clear of the border, so this is the background
-    weight = 1 + FOREGROUND_WEIGHT * ((batch - corner).abs().amax(1, keepdim=True) > 0.05)
-    pixels = (weight * (error.abs() + error.square())).mean()
+def _shape_map(scene: Scene, places: Sequence[Placed]) -> torch.Tensor:
+    """The code of the thing in each latent pixel of which it covers a quarter, less where less: (1, 8, 8)."""
+    maps = []
+    for thing, place in zip(scene.things, places, strict=True):
+        covered = avg_pool2d(torch.from_numpy(cover(thing.shape, place)).float()[None], FACTOR)
+        maps.append(SHAPE_CODES[thing.shape] * (4 * covered).clamp(max=1))
+    return torch.stack(maps).sum(0)
+
+
+def loss_of(vae: AutoencoderKL, batch: Batch, generator: torch.Generator) -> torch.Tensor:
+    """Reconstruction from noisy latents with weight on things and edges, guided latents, and a little KL."""
+    pixels = batch.pixels
+    posterior: DiagonalGaussianDistribution = vae.encode(pixels).latent_dist
+    latents = posterior.sample(generator)
+    strength = LATENT_NOISE * torch.rand(len(pixels), 1, 1, 1, generator=generator)
+    latents = latents + strength * torch.randn(latents.shape, generator=generator)
+    error = vae.decode(latents).sample - pixels
+    corner = pixels[:, :, :1, :1]  # things keep clear of the border, so this is the background
+    weight = 1 + FOREGROUND_WEIGHT * ((pixels - corner).abs().amax(1, keepdim=True) > 0.05)
+    likeness = (weight * (error.abs() + error.square())).mean()
     across = (weight[..., 1:] * error.diff(dim=-1).abs()).mean()
     down = (weight[..., 1:, :] * error.diff(dim=-2).abs()).mean()
-    colours = torch.nn.functional.avg_pool2d(batch, FACTOR)
-    colour = (posterior.mean[:, :3] - colours).square().mean()
+    guided = (posterior.mean - batch.guide).square().mean()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    loss: torch.Tensor = pixels + EDGE_WEIGHT * (across + down) + COLOUR_WEIGHT * colour + KL_WEIGHT * kl
+    loss: torch.Tensor = likeness + EDGE_WEIGHT * (across + down) + GUIDE_WEIGHT * guided + KL_WEIGHT * kl
     return loss
 
 
@@ -74,8 +106,7 @@ def train(vae: AutoencoderKL, out: Path, steps: int, seed: int, *, decoder_only:
     )
     started, losses = time.monotonic(), []
     for step in range(1, steps + 1):
-        batch = pictures(rng, BATCH).to(memory_format=torch.channels_last)
-        loss = loss_of(vae, batch, generator)
+        loss = loss_of(vae, batch_of(rng, BATCH), generator)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
@@ -105,7 +136,7 @@ def standardised(vae: AutoencoderKL) -> AutoencoderKL:
     What scales and shifts is folded into the 1x1 convolutions on both sides of the latents. Its scaling factor is 1.
     """
     vae = copy.deepcopy(vae)
-    latents = vae.encode(pictures(np.random.default_rng(0), 256)).latent_dist.mean
+    latents = vae.encode(batch_of(np.random.default_rng(0), 256).pixels).latent_dist.mean
     mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     before, after = vae.quant_conv, vae.post_quant_conv
     after.bias += after.weight[:, :, 0, 0] @ mean
@@ -122,16 +153,13 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/train/vae"))
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--decoder-only",
-        action="store_true",
-        help="go on with the decoder of --out; its latents stay what they are",
-    )
+    parser.add_argument("--start", type=Path, help="an autoencoder to go on from")
+    parser.add_argument("--decoder-only", action="store_true", help="latents stay what they are")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    vae = AutoencoderKL.from_pretrained(arguments.out) if arguments.decoder_only else autoencoder()
+    vae = AutoencoderKL.from_pretrained(arguments.start) if arguments.start else autoencoder()
     train(vae, arguments.out, arguments.steps, arguments.seed, decoder_only=arguments.decoder_only)
 
 

@@ -19,7 +19,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 def picture(scene: Scene, seed: int = 0) -> Picture:
-    (drawn,) = draw([scene], np.random.default_rng(seed))
+    drawn: Picture = draw([scene], np.random.default_rng(seed))[0]
     return drawn
 
 
