@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from openai import OpenAI
+from PIL import Image
 
+from shapes.scorer import PASS, score
 from tests.cluster.cluster import DEFAULT_FOLDER, REPOSITORY, Cluster
 from tests.cluster.fleet import IMAGE_MOUNTS, Fleet
 from tests.cluster.node.config import NodeSpec
@@ -56,6 +58,7 @@ def main() -> int:
         fleet = _start(stages, folder)
         picture = _draw(stages, fleet, out)
         print(f"  in all: {sum(stages.seconds.values()):.1f} s\n\npicture: {picture}", flush=True)
+        print(f"asked for: {PROMPT}\nit shows: {_shown(picture)}", flush=True)
         if not os.environ.get("DEMO_ONCE"):
             _tell(fleet)
             threading.Event().wait()
@@ -79,7 +82,7 @@ def _start(stages: Stages, folder: Path) -> Fleet:
     with stages.stage("kubectl apply -f examples/quickstart/"):
         fleet.cluster.kubectl("apply", "-f", str(QUICKSTART))
     with stages.stage("wait until the pool is Ready"):
-        _wait(fleet.cluster, "imagemodels.imagefleet.dev/tiny-1")
+        _wait(fleet.cluster, "imagemodels.imagefleet.dev/shapes-1")
         _wait(fleet.cluster, "inferencepools.imagefleet.dev/pictures")
     return fleet
 
@@ -91,13 +94,19 @@ def _wait(cluster: Cluster, name: str) -> None:
 def _draw(stages: Stages, fleet: Fleet, out: Path) -> Path:
     client = OpenAI(base_url=f"{fleet.gateways()[0]}/v1", api_key="unused")
     with stages.stage("draw one picture with the openai client"):
-        answer = client.images.generate(model="tiny", prompt=PROMPT, size="64x64", extra_body={"seed": 1})
+        answer = client.images.generate(model="shapes", prompt=PROMPT, size="64x64", extra_body={"seed": 1})
     if not answer.data or not answer.data[0].b64_json:
         raise RuntimeError("the gateway's answer holds no picture")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "picture.png"
     path.write_bytes(base64.b64decode(answer.data[0].b64_json))
     return path
+
+
+def _shown(picture: Path) -> str:
+    """What the scorer finds in the picture, part by part."""
+    parts = score(Image.open(picture).convert("RGB"), PROMPT).parts
+    return ", ".join(f"{name} {'right' if value >= PASS else 'wrong'}" for name, value in parts.items())
 
 
 def _tell(fleet: Fleet) -> None:
@@ -114,7 +123,7 @@ In another terminal:
   kubectl get imagefleet
   kubectl scale inferencepools.imagefleet.dev/pictures --replicas=3
   curl -s {address}/v1/images/generations -H 'content-type: application/json' \\
-    -d '{{"model": "tiny", "prompt": "{PROMPT}", "n": 2}}' | head -c 300
+    -d '{{"model": "shapes", "prompt": "{PROMPT}", "n": 2}}' | head -c 300
 
 Ctrl-C ends it all.""",
         flush=True,

@@ -92,7 +92,9 @@ def _spread_colours(vae: AutoencoderKL) -> None:
 def build(seed: int) -> StableDiffusionPipeline:
     """The pipeline whose weights are drawn with ``seed``."""
     torch.manual_seed(seed)
-    torch.set_num_threads(1)  # the order of sums, and so the weights' last bits, would depend on the machine's cores
+    torch.set_num_threads(
+        1
+    )  # the order of sums, and so the weights' last bits, would depend on the machine's cores
     tokenizer = _tokenizer()
     return StableDiffusionPipeline(
         vae=_vae(),

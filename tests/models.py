@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-GOOD = ("tiny-1", "tiny-2")
+GOOD = ("tiny-1", "tiny-2", "shapes-1", "shapes-2", "shapes-degraded")
 
 
 def make_models(source: Path, target: Path) -> Path:

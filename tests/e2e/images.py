@@ -31,16 +31,30 @@ def client_of(gateway: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{gateway}/v1", api_key="unused", max_retries=0, timeout=120)
 
 
-def draw(gateway: str, model: str, *, seed: int = 1, **more: Any) -> Image.Image:
+PROMPT = "a red circle on white"
+
+
+def draw(gateway: str, model: str, *, prompt: str = PROMPT, seed: int = 1, **more: Any) -> Image.Image:
     """One picture; its PNG is decoded in full."""
     answer = client_of(gateway).images.generate(
-        model=model, prompt="a red circle on white", size="64x64", extra_body={"seed": seed, **more}
+        model=model, prompt=prompt, size="64x64", extra_body={"seed": seed, **more}
     )
     assert answer.data
-    assert answer.data[0].b64_json
-    picture = Image.open(io.BytesIO(base64.b64decode(answer.data[0].b64_json)))
+    return opened(answer.data[0].b64_json)
+
+
+def opened(encoded: str | None) -> Image.Image:
+    """A picture of an answer or an event."""
+    assert encoded
+    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
     picture.load()
     return picture
+
+
+def as_png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def wait_ready(kubectl: Kubectl, pool: str, timeout: str = "120s") -> None:

@@ -6,18 +6,20 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import openai
 import pytest
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
+from shapes.scorer import score
 from tests.cluster.audit import AuditLog
 from tests.cluster.cluster import REPOSITORY, Cluster, wait_for
 from tests.cluster.fleet import Fleet
-from tests.e2e.images import client_of, conditions, draw, wait_ready
+from tests.e2e.images import PROMPT, as_png, client_of, conditions, draw, opened, wait_ready
 from tests.plugins.cluster import Kubectl
 
 POOL = "inferencepools.imagefleet.dev/pictures"
-MODEL = "imagemodels.imagefleet.dev/tiny-1"
+MODEL = "imagemodels.imagefleet.dev/shapes-1"
 CHILDREN = "deployments,services,serviceaccounts,poddisruptionbudgets,replicasets,pods"
 
 
@@ -41,15 +43,53 @@ def writes(audit: AuditLog, fleet: Fleet, since: int) -> list[str]:
 
 
 def name_of(pictures: Kubectl) -> str:
-    return f"{pictures.namespace}/tiny"
+    return f"{pictures.namespace}/shapes"
 
 
 def test_two_manifests_become_a_picture(fleet: Fleet, pictures: Kubectl) -> None:
-    picture = draw(fleet.gateways()[0], name_of(pictures))
-    assert (picture.format, picture.size) == ("PNG", (64, 64))
-    colours = picture.convert("RGB").getcolors(64 * 64)
-    assert colours
-    assert len(colours) > 16, "a picture, not one flat colour"
+    prompt = "a red circle above a blue square on white"
+    pictures_drawn = [
+        draw(fleet.gateways()[0], name_of(pictures), prompt=prompt, seed=seed) for seed in range(4)
+    ]
+    assert {(picture.format, picture.size) for picture in pictures_drawn} == {("PNG", (64, 64))}
+    right = [score(np.asarray(picture.convert("RGB")), prompt).correct for picture in pictures_drawn]
+    assert sum(right) >= 2, "most pictures show what was asked for"
+
+
+def test_previews_come_before_the_picture_and_look_ever_more_like_it(fleet: Fleet, pictures: Kubectl) -> None:
+    events = list(
+        client_of(fleet.gateways()[0]).images.generate(
+            model=name_of(pictures),
+            prompt=PROMPT,
+            size="64x64",
+            stream=True,
+            partial_images=2,
+            extra_body={"seed": 1},
+        )
+    )
+    assert [event.type for event in events] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    first, second, last = (np.asarray(opened(event.b64_json).convert("RGB"), float) for event in events)
+    assert np.abs(second - last).mean() < np.abs(first - last).mean()
+    assert (last == np.asarray(draw(fleet.gateways()[1], name_of(pictures)).convert("RGB"))).all()
+
+
+def test_an_edit_changes_what_the_mask_shows_and_nothing_else(fleet: Fleet, pictures: Kubectl) -> None:
+    given = draw(fleet.gateways()[0], name_of(pictures)).convert("RGB")
+    mask = Image.new("RGBA", given.size, "black")
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))  # the left half may change
+    files = [("image.png", as_png(given)), ("mask.png", as_png(mask))]
+    answer = client_of(fleet.gateways()[1]).images.edit(
+        model=name_of(pictures), image=files[0], mask=files[1], prompt="a blue square on black"
+    )
+    assert answer.data
+    edited = np.asarray(opened(answer.data[0].b64_json).convert("RGB"))
+    kept = np.asarray(given)
+    assert (edited[:, 40:] == kept[:, 40:]).all()
+    assert (edited[:, :24] != kept[:, :24]).any()
 
 
 def test_a_seed_gives_the_same_picture_whichever_gateway_answers(fleet: Fleet, pictures: Kubectl) -> None:
@@ -66,7 +106,7 @@ def test_every_reply_says_which_model_and_seed_drew_it(fleet: Fleet, pictures: K
     )
     seed = int(raw.headers["x-imagefleet-seed"])
     body = json.loads(raw.content)
-    assert raw.headers["x-imagefleet-model"] == "tiny-1"
+    assert raw.headers["x-imagefleet-model"] == "shapes-1"
     assert raw.headers["x-request-id"]
     assert [one["seed"] for one in body["data"]] == [seed, seed + 1]
 
@@ -78,8 +118,8 @@ def test_status_tells_the_whole_story(pictures: Kubectl) -> None:
     assert pool["status"]["observedGeneration"] == pool["metadata"]["generation"]
     assert (pool["status"]["replicas"], pool["status"]["readyReplicas"]) == (2, 2)
     (entry,) = pool["status"]["models"]
-    assert entry["traffic"] == [{"model": "tiny-1", "percent": 100}]
-    assert (entry["stable"], entry["resident"], entry["ready"]) == ("tiny-1", 2, True)
+    assert entry["traffic"] == [{"model": "shapes-1", "percent": 100}]
+    assert (entry["stable"], entry["resident"], entry["ready"]) == ("shapes-1", 2, True)
     for resource in (pool, model):
         found = conditions(resource)
         assert found["Ready"]["status"] == "True"
