@@ -75,7 +75,9 @@ def profile(
     device: Device, monkeypatch: pytest.MonkeyPatch, *, max_batch: int = 16, memory_bytes: int | None = None
 ) -> SizeProfile:
     monkeypatch.setattr(module, "time", device)
-    warmth = Warmth(((64, 72), (64, 64)), steps=20, guidance_scale=1.0, max_batch=max_batch, memory_bytes=memory_bytes)
+    warmth = Warmth(
+        ((64, 72), (64, 64)), steps=20, guidance_scale=1.0, max_batch=max_batch, memory_bytes=memory_bytes
+    )
     (found,) = module.warm(device, device, warmth)  # type: ignore[arg-type]
     return found
 
@@ -106,7 +108,9 @@ def test_batches_double_while_they_gain_and_fit(
 
 def test_sizes_are_rounded_down_to_what_the_pipeline_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     found = profile(Device(lambda batch: 0.1, lambda batch: batch), monkeypatch)
-    assert (found.width, found.height) == (64, 64), "64x72 and 64x64 are one size where sides are multiples of 16"
+    assert (found.width, found.height) == (64, 64), (
+        "64x72 and 64x64 are one size where sides are multiples of 16"
+    )
 
 
 def test_a_batch_that_is_out_of_memory_ends_the_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
