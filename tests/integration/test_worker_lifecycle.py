@@ -201,10 +201,17 @@ async def test_a_caller_that_leaves_frees_the_device(worker: Worker) -> None:
 
 async def test_a_full_queue_says_when_to_come_back(small: Worker) -> None:
     running, waiting = await small.fill()
-    refused = await small.generate()
+    refused = await small.generate(**OTHER_SIZE)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
     assert int(refused.headers["retry-after"]) >= 1
     assert float(refused.headers["x-imagefleet-work-seconds"]) > 0
+    assert [(await task).status_code for task in (running, waiting)] == [200, 200]
+
+
+async def test_a_full_queue_takes_what_can_begin_at_once(small: Worker) -> None:
+    running, waiting = await small.fill()
+    joins = await small.generate()  # of the size that runs, and shorter
+    assert (joins.status_code, running.done()) == (200, False)
     assert [(await task).status_code for task in (running, waiting)] == [200, 200]
 
 
