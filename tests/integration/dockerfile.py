@@ -75,8 +75,10 @@ class Sandbox:
         """Carry out a COPY. Raises FileNotFoundError where the build context lacks a source."""
         *sources, target = text.split()
         for source in sources:
-            into_folder = target.endswith("./")
-            _copy(self.context / source, self.root / "src" / (source if into_folder else target))
+            name = source if target.endswith("./") else target
+            # An absolute target is below the image's root; others are below the working folder.
+            place = self.root / name.lstrip("/") if name.startswith("/") else self.root / "src" / name
+            _copy(self.context / source, place)
 
     def run(self, text: str, stage: list[Instruction]) -> str:
         """Carry out a RUN with the stage's variables; the output. Fails the test where it fails."""

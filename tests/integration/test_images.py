@@ -66,7 +66,7 @@ def test_the_image_runs_its_program_as_nobody_in_particular(component: str) -> N
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_the_final_stage_holds_what_was_built_and_no_sources(component: str) -> None:
     copied = [text for keyword, text in stages(DOCKERFILES[component])["final"] if keyword == "COPY"]
-    assert all(text.startswith("--from=") for text in copied)
+    assert all(text.startswith(("--from=", "models/")) for text in copied)
     assert "--from=build /opt/imagefleet /opt/imagefleet" in copied
 
 
@@ -79,7 +79,7 @@ def test_a_worker_asks_no_model_hub_and_sees_its_gpu() -> None:
 def test_the_build_context_holds_only_what_an_image_is_made_of(tmp_path: Path) -> None:
     build_context(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "LICENSE", "README.md", "operator", "pyproject.toml", "runtime", "scripts", "uv.lock",
+        "LICENSE", "README.md", "models", "operator", "pyproject.toml", "runtime", "uv.lock",
     }  # fmt: skip
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
