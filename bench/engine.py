@@ -1,6 +1,6 @@
 """What the worker adds to diffusers, what batching gains, and how fast models load.
 
-    make bench NAME=engine [MODEL=build/models/shapes-2] [SECONDS=15] [ROUNDS=3]
+    make bench NAME=engine [MODEL=build/models/shapes-2] [THREADS=2] [SECONDS=15] [ROUNDS=3]
 
 All servers hold the same model with the same number of threads; runs are interleaved. Prints JSON lines.
 """
@@ -23,7 +23,7 @@ from bench import _engine_systems as systems
 from bench.report import figure, progress
 
 MODEL = Path(os.environ.get("MODEL", "build/models/shapes-2")).resolve()
-THREADS = len(os.sched_getaffinity(0))
+THREADS = int(os.environ.get("THREADS", len(os.sched_getaffinity(0))))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 SECONDS = float(os.environ.get("SECONDS", "15"))
 SINGLE_REQUESTS = 40
