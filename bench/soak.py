@@ -25,13 +25,14 @@ from typing import Any
 
 import httpx
 import numpy as np
+from imagefleet_runtime.worker.memory import private_bytes
 from imagefleet_runtime.worker.source import DigestCache, folder_digest, scan
 from PIL import Image
 
 from bench import _soak_requests as requests
 from bench._engine_systems import Worker
 from bench.report import figure, progress
-from tests.integration.worker_process import bearer, children_of
+from tests.integration.worker_process import bearer, engines_of
 
 MODEL = Path(os.environ.get("MODEL", "build/models/shapes-2")).resolve()
 REQUESTS = int(os.environ.get("REQUESTS", "2000"))
@@ -109,28 +110,22 @@ class Soak:
     async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
         return await client.post("/v1/generate", headers=bearer("gateway"), json={"model": "model", **body})
 
-    def _engines(self) -> list[int]:
-        return [pid for child in children_of(self._worker.process.pid) for pid in children_of(child)]
-
     def _kill_engine(self) -> None:
         if time.monotonic() - self._killed < KILL_SECONDS:
             return
         self._killed = time.monotonic()
         self.ends["(engines killed)"] += 1
-        for pid in self._engines():
+        for pid in engines_of(self._worker.process.pid):
             os.kill(pid, signal.SIGKILL)
 
     def _memory(self) -> tuple[int, int]:
-        return private_bytes(self._worker.process.pid), sum(map(private_bytes, self._engines()))
+        worker = self._worker.process.pid
+        return held_by(worker), sum(map(held_by, engines_of(worker)))
 
 
-def private_bytes(pid: int) -> int:
-    """Memory that the process shares with no other; 0 where it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except (OSError, ProcessLookupError):
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_"))
+def held_by(pid: int) -> int:
+    """Memory that the process shares with no other, in bytes; 0 where it has ended."""
+    return private_bytes(Path(f"/proc/{pid}/smaps_rollup")) or 0
 
 
 def report(soak: Soak) -> bool:

@@ -101,8 +101,12 @@ class Worker:
 
     def engine_pids(self) -> list[int]:
         """The engines: processes whose parent is the importer, this process's child."""
-        children = children_of(self.process.pid)
-        return [pid for child in children for pid in children_of(child)]
+        return engines_of(self.process.pid)
+
+
+def engines_of(worker: int) -> list[int]:
+    """The engines of a worker's process: children of its child, the importer."""
+    return [pid for child in children_of(worker) for pid in children_of(child)]
 
 
 def children_of(pid: int) -> list[int]:

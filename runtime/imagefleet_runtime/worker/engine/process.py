@@ -203,7 +203,7 @@ class _Steps:
         self._send = send
         self._pictures: list[Picture] = []
         self._rounds = 0
-        self._started = self._ended = time.monotonic()
+        self._started = time.monotonic()
 
     def begin(self, pictures: list[Picture]) -> None:
         """A round with ``pictures`` begins. Where others take part than before, the count begins anew."""

@@ -10,16 +10,13 @@ from imagefleet_runtime.worker.engine.meter import Meter
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
 from imagefleet_runtime.worker.images import to_pixels
 from imagefleet_runtime.worker.messages import Draw, SizeProfile, Warmth
+from imagefleet_runtime.worker.throughput import LEAST_GAIN
 
 # The first steps pay for what is set up lazily: kernels are chosen, code is compiled.
 WARM_UP_STEPS = 2
-# Enough to tell the cost of a step from the fixed costs around it, and cheap for the largest models.
-MEASURED_STEPS = 4
 # Steps of each larger batch: one to warm up, three to measure.
 BATCH_STEPS = 4
-# A batch that draws so much more per second than all smaller ones is worth it. MISSES that are not end the search,
-# for a single one may be the doing of another process.
-WORTHWHILE_GAIN = 1.05
+# The search for larger batches ends after so many that are not worth it: a single one may be another process's doing.
 MISSES = 2
 # A batch that would be measured for longer is not tried: a model whose step takes seconds fills the device alone.
 LONGEST_SECONDS = 20.0
@@ -46,7 +43,7 @@ class _Warming:
             negative_prompt=None,
             width=width,
             height=height,
-            steps=max(min(warmth.steps, MEASURED_STEPS), 1),
+            steps=warmth.steps,
             guidance_scale=warmth.guidance_scale,
             seed=0,
             output_format="png",
@@ -82,7 +79,7 @@ class _Warming:
                 raise
             peaks.update(self._peak(batch))
             per_second = batch / steps[batch]
-            misses = 0 if per_second >= best * WORTHWHILE_GAIN else misses + 1
+            misses = 0 if per_second >= best * LEAST_GAIN else misses + 1
             best = max(best, per_second)
             batch *= 2
 
