@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from imagefleet_operator.plan.rollout_types import Experiment, NameFigures, RolloutSpec, Shadow, Slo
+
 S = TypeVar("S")
 Json = dict[str, Any]
 Name = tuple[str, str]
@@ -22,6 +24,17 @@ class PoolModel:
     name: str
     model: str
     min_resident: int = 1
+    rollout: RolloutSpec = field(default_factory=RolloutSpec)
+    slo: Slo = field(default_factory=Slo)
+    experiments: tuple[Experiment, ...] = ()
+    shadow: Shadow | None = None
+    suspend: bool = False
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The models that its spec names, each once."""
+        named = [self.model, *(model for e in self.experiments for model, _ in e.arms)]
+        return tuple(dict.fromkeys([*named, self.shadow.model] if self.shadow else named))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,7 @@ class PoolSpec:
     resources: Json = field(default_factory=dict)
     max_request_seconds: int = 300
     pod_template: Json = field(default_factory=dict)
+    suspend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,10 @@ class Parent(Generic[S]):
     spec: S | None
     error: str
     status: Json
+    command: str = ""
+    """The annotation ``imagefleet.dev/rollout`` of a pool, empty where it has none."""
+    authors: Mapping[str, str] = field(default_factory=dict)
+    """Who set ``model`` of a pool's entries last: field managers by the entry's name, as far as known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +300,8 @@ class PoolObserved:
     deployment: DeploymentState | None
     workers: tuple[Worker, ...]
     refusals: tuple[Refusal, ...] = ()
+    figures: Mapping[str, NameFigures] = field(default_factory=dict)
+    """What gateways counted lately, by entry; an entry that is absent: no opinion."""
 
 
 @dataclass(frozen=True, slots=True)
