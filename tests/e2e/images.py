@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import Any
 
 import openai
 from PIL import Image
 
+from tests.pictures import opened
 from tests.plugins.cluster import Kubectl
 
 TINY_MODEL = """
@@ -41,14 +41,6 @@ def draw(gateway: str, model: str, *, prompt: str = PROMPT, seed: int = 1, **mor
     )
     assert answer.data
     return opened(answer.data[0].b64_json)
-
-
-def opened(encoded: str | None) -> Image.Image:
-    """A picture of an answer or an event."""
-    assert encoded
-    picture = Image.open(io.BytesIO(base64.b64decode(encoded)))
-    picture.load()
-    return picture
 
 
 def as_png(picture: Image.Image) -> bytes:

@@ -15,7 +15,8 @@ from shapes.scorer import score
 from tests.cluster.audit import AuditLog
 from tests.cluster.cluster import REPOSITORY, Cluster, wait_for
 from tests.cluster.fleet import Fleet
-from tests.e2e.images import PROMPT, as_png, client_of, conditions, draw, opened, wait_ready
+from tests.e2e.images import PROMPT, as_png, client_of, conditions, draw, wait_ready
+from tests.pictures import opened
 from tests.plugins.cluster import Kubectl
 
 POOL = "inferencepools.imagefleet.dev/pictures"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from tests.integration.worker_process import KEY, Worker, connect, end, entries, start_worker
+from tests.integration.worker_process import KEY, Worker, running_worker
+from tests.pictures import opened
 from tests.unit.gateway.builders import Harness, encoded, make_model, make_pool, make_worker, until
 from tests.unit.gateway.conftest import running
 
@@ -27,15 +27,8 @@ EXTRAS = {"seed": 7, "num_inference_steps": 4}
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worker]:
-    folder = tmp_path_factory.mktemp("worker")
-    process, address = start_worker(folder)
-    try:
-        async with connect(process, address, folder / "output") as worker:
-            await worker.put(entries()[MODEL] | {"pinned": True})
-            await worker.until_state(MODEL, "Resident")
-            yield worker
-    finally:
-        end(process)
+    async with running_worker(tmp_path_factory.mktemp("worker"), MODEL) as worker:
+        yield worker
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -57,8 +50,7 @@ async def caller(gateway: Harness) -> AsyncIterator[openai.AsyncOpenAI]:
 
 
 def pixels(b64: str | None) -> Image.Image:
-    assert b64 is not None
-    return Image.open(io.BytesIO(base64.b64decode(b64))).convert("RGB")
+    return opened(b64).convert("RGB")
 
 
 async def test_a_stream_brings_previews_and_the_picture_that_comes_without_one(

@@ -8,12 +8,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import pytest_asyncio
 from imagefleet_runtime.worker.source import DigestCache, inspect
 
 from tests.cluster.fleet import MODELS
@@ -22,36 +20,11 @@ from tests.integration.worker_process import (
     Json,
     Worker,
     bearer,
-    connect,
-    end,
-    entries,
     picture,
     start_worker,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, Json]:
-    return entries()
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worker]:
-    folder = tmp_path_factory.mktemp("worker")
-    process, address = start_worker(folder)
-    async with connect(process, address, folder / "output") as worker:
-        yield worker
-    end(process)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def worker(shared: Worker, models: dict[str, Json]) -> Worker:
-    """The shared worker, holding tiny-1 and nothing else."""
-    await shared.put(models["tiny-1"] | {"pinned": True})
-    await shared.until_state("tiny-1", "Resident")
-    return shared
 
 
 @pytest.mark.parametrize(("output_format", "want"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from tests.integration.worker_process import (
     MANY_STEPS,
@@ -17,42 +15,11 @@ from tests.integration.worker_process import (
     Json,
     Worker,
     children_of,
-    connect,
-    end,
-    entries,
     picture,
-    start_worker,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, Json]:
-    return entries()
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worker]:
-    folder = tmp_path_factory.mktemp("worker")
-    process, address = start_worker(folder)
-    async with connect(process, address, folder / "output") as worker:
-        yield worker
-    end(process)
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def worker(shared: Worker, models: dict[str, Json]) -> Worker:
-    """The shared worker, holding tiny-1 and nothing else, idle."""
-    await shared.put(models["tiny-1"] | {"pinned": True})
-    await shared.until_state("tiny-1", "Resident")
-
-    async def idle() -> bool:
-        return bool((await shared.model("tiny-1"))["running"] == 0)
-
-    await shared.until(idle)
-    return shared
 
 
 async def metric(worker: Worker, name: str) -> float:

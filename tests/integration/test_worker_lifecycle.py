@@ -24,18 +24,12 @@ from tests.integration.worker_process import (
     command_of,
     connect,
     end,
-    entries,
     entry_of,
     picture,
     start_worker,
 )
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def models() -> dict[str, Json]:
-    return entries()
 
 
 SETTINGS = {
@@ -71,14 +65,6 @@ async def small(processes: dict[str, tuple[Any, ...]], models: dict[str, Json]) 
         await worker.put(models["tiny-1"] | {"pinned": True})
         await worker.until_state("tiny-1", "Resident")
         yield worker
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def worker(shared: Worker, models: dict[str, Json]) -> Worker:
-    """The shared worker, holding tiny-1 and nothing else."""
-    await shared.put(models["tiny-1"] | {"pinned": True})
-    await shared.until_state("tiny-1", "Resident")
-    return shared
 
 
 async def test_a_model_of_the_wrong_digest_never_loads_until_it_is_put_right(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import json
 import os
 import signal
@@ -25,11 +23,12 @@ from tests.integration.worker_process import (
     Worker,
     bearer,
     connect,
-    end,
     entries,
     picture,
+    running_worker,
     start_worker,
 )
+from tests.pictures import opened
 from tests.unit.worker.http_fakes import served
 from tests.unit.worker.otlp import Collector, collecting, spans_of, values
 from tests.unit.worker.pictures import base64_of, encoded, noise
@@ -46,15 +45,9 @@ def collector() -> Iterator[Collector]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def worker(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> AsyncIterator[Worker]:
     """A worker that holds tiny-1 and sends traces."""
-    folder = tmp_path_factory.mktemp("worker")
-    process, address = start_worker(
-        folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.address, OTEL_BSP_SCHEDULE_DELAY="100"
-    )
-    async with connect(process, address, folder / "output") as worker:
-        await worker.put(entries()["tiny-1"] | {"pinned": True})
-        await worker.until_state("tiny-1", "Resident")
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    async with running_worker(tmp_path_factory.mktemp("worker"), "tiny-1", **traces) as worker:
         yield worker
-    end(process)
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -64,11 +57,6 @@ async def client(worker: Worker) -> AsyncIterator[openai.AsyncOpenAI]:
         openai.AsyncOpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
     ):
         yield client
-
-
-def opened(b64: str | None) -> Image.Image:
-    assert b64 is not None
-    return Image.open(io.BytesIO(base64.b64decode(b64)))
 
 
 async def test_the_openai_client_reads_previews_and_the_picture(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import io
 import os
 import socket
 import subprocess
@@ -24,6 +22,7 @@ from imagefleet_runtime.worker.source import DigestCache, inspect
 from PIL import Image
 
 from tests.cluster.fleet import MODELS
+from tests.pictures import opened
 
 Json = dict[str, Any]
 
@@ -170,6 +169,20 @@ async def connect(process: subprocess.Popen[bytes], address: str, output: Path) 
         yield worker
 
 
+@contextlib.asynccontextmanager
+async def running_worker(folder: Path, *held: str, **settings: str) -> AsyncIterator[Worker]:
+    """A worker from its start to its end, with the tiny models ``held`` pinned and resident."""
+    process, address = start_worker(folder, **settings)
+    try:
+        async with connect(process, address, folder / "output") as worker:
+            await worker.put(*(entries()[name] | {"pinned": True} for name in held))
+            for name in held:
+                await worker.until_state(name, "Resident")
+            yield worker
+    finally:
+        end(process)
+
+
 def end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
@@ -178,4 +191,4 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def picture(answer: httpx.Response, index: int = 0) -> Image.Image:
     assert answer.status_code == 200, answer.text
-    return Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][index]["b64_json"])))
+    return opened(answer.json()["data"][index]["b64_json"])
