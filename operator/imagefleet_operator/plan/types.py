@@ -51,6 +51,10 @@ class PoolSpec:
     max_request_seconds: int = 300
     pod_template: Json = field(default_factory=dict)
     suspend: bool = False
+    safety_check: str = ""
+    """The worker's entry point that says which pictures may be shown; empty: none."""
+    quality_score: str = ""
+    """The worker's entry point that says how good a picture is; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,8 @@ class DeploymentState:
     """The message of ``Progressing=False`` (``ProgressDeadlineExceeded``), else empty."""
     rejected: str = ""
     """The message of ``ReplicaFailure=True`` (quota, admission), else empty."""
+    max_unavailable: int = 0
+    """Of its strategy: how many workers may be away while others are replaced; 0: a new one starts first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,8 @@ class Trouble:
 
     reason: str
     message: str
+    since: float = 0.0
+    """When the scheduler first found no node for it, in seconds since the epoch; 0 for other troubles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,8 @@ class Pod:
     pool: str = ""
     """The pool or the model that its label names; one of the two is empty."""
     model: str = ""
+    requests: Mapping[str, float] = field(default_factory=dict)
+    """What it takes of its node, by resource: the sum over its containers."""
 
 
 @dataclass(frozen=True, slots=True)
