@@ -42,6 +42,10 @@ class Window:
         self._buckets = buckets
         self._counts: deque[_Bucket] = deque()
 
+    def __len__(self) -> int:
+        """Buckets in memory."""
+        return len(self._counts)
+
     def add(self, counts: Budget, now: float) -> None:
         number = self._turn(now)
         if not self._counts or self._counts[-1].number < number:
