@@ -21,7 +21,7 @@ from shapes.captions import UnknownPromptError, parse
 from shapes.drawing import RADII, SIDE, Floats, Placed, cover
 from shapes.scenes import PALETTE, SHAPES, Scene, Shape, Thing
 
-__all__ = ["Score", "UnknownPromptError", "parse", "score"]
+__all__ = ["Score", "Seen", "UnknownPromptError", "look", "parse", "score"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -74,12 +74,30 @@ class Found:
         return float((radius < SIZE_LIMIT) == (thing.size == "small"))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What a picture shows: its things, and the share of the rest of its pixels that has each colour."""
+
+    things: tuple[Found, ...]
+    background: dict[str, float]
+
+
 def score(image: Image.Image | npt.NDArray[np.uint8], prompt: str | Scene) -> Score:
     """Score a picture of any size (height, width, 3 in 0..255) against a prompt.
 
     Raises UnknownPromptError for prompts that `parse` does not understand.
     """
     scene = parse(prompt) if isinstance(prompt, str) else prompt
+    seen = look(image)
+    parts = {
+        "background": seen.background.get(scene.background, 0.0),
+        "count": 1 / (1 + abs(len(seen.things) - len(scene.things))),
+    }
+    return Score(parts | _best_match(scene, seen.things))
+
+
+def look(image: Image.Image | npt.NDArray[np.uint8]) -> Seen:
+    """What a picture of any size (height, width, 3 in 0..255) shows, whatever was asked for."""
     pixels = _pixels(image)
     border = np.concatenate(
         [pixels[:2].reshape(-1, 3), pixels[-2:].reshape(-1, 3), *pixels[:, [0, 1, -2, -1]]]
@@ -87,13 +105,9 @@ def score(image: Image.Image | npt.NDArray[np.uint8], prompt: str | Scene) -> Sc
     background = np.median(border, axis=0)
     different = np.linalg.norm(pixels - background, axis=-1) > DIFFERENT
     masks = [mask for mask in _components(different) if mask.sum() >= MIN_AREA]
-    found = [_measure(pixels, background, mask) for mask in masks]
+    found = tuple(_measure(pixels, background, mask) for mask in masks)
     outside = ~_grow(np.any(masks, axis=0)) if masks else np.ones((SIDE, SIDE), bool)
-    parts = {
-        "background": _colour_shares(pixels[outside]).get(scene.background, 0.0),
-        "count": 1 / (1 + abs(len(found) - len(scene.things))),
-    }
-    return Score(parts | _best_match(scene, found))
+    return Seen(found, _colour_shares(pixels[outside]))
 
 
 def _best_match(scene: Scene, found: Sequence[Found]) -> dict[str, float]:
