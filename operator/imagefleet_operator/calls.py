@@ -17,9 +17,10 @@ from imagefleet_operator.plan import policy
 from imagefleet_operator.plan.policy import Annotate, Policy, Put
 from imagefleet_operator.plan.pool import POLL_UNSETTLED
 from imagefleet_operator.plan.types import Name, Pod, Report
+from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.records import PLACEMENT_ANNOTATION
 from imagefleet_operator.store.store import Key, Store, WorkerState
-from imagefleet_operator.workers import WorkerClient, WorkerError
+from imagefleet_operator.workers import WorkerClient
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class WorkerCalls:
     async def _put(self, pod: Pod, step: Put) -> bool:
         try:
             report = await self._workers.put_models(pod, step.policy)
-        except WorkerError as error:
+        except CallError as error:
             logger.warning("worker %s/%s did not take its models: %s", pod.namespace, pod.name, error)
             self._silent(pod, "put", error)
             return False
@@ -104,7 +105,7 @@ class WorkerCalls:
     async def _ask(self, pod: Pod) -> None:
         try:
             report = await self._workers.report(pod)
-        except WorkerError as error:
+        except CallError as error:
             logger.debug("worker %s/%s: %s", pod.namespace, pod.name, error)
             self._silent(pod, "get", error)
         else:
@@ -113,7 +114,7 @@ class WorkerCalls:
     def _heard(self, pod: Pod, report: Report, policy_hash: str | None) -> None:
         self._wake(self._store.put_worker(pod, WorkerState(pod.uid, report, None, policy_hash)))
 
-    def _silent(self, pod: Pod, call: str, error: WorkerError) -> None:
+    def _silent(self, pod: Pod, call: str, error: CallError) -> None:
         metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, call).inc()
         before = self._store.worker(pod)
         if before.silent_since is None:

@@ -112,13 +112,13 @@ class KubeClient:
                 return None
             raise
 
-    async def list(self, kind: Kind) -> AsyncIterator[Json]:
-        """Every object of the kind that its selector selects, in all namespaces, page by page."""
+    async def list(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Json]:
+        """Every object of the kind that its selector selects, in a namespace or in all, page by page."""
         query = {"limit": str(PAGE)} | ({"labelSelector": kind.selector} if kind.selector else {})
         token = ""
         while True:
             page = await self._request(
-                "GET", kind, kind.path(), query | ({"continue": token} if token else {})
+                "GET", kind, kind.path(namespace), query | ({"continue": token} if token else {})
             )
             for item in page.get("items") or ():
                 yield item

@@ -13,6 +13,7 @@ from imagefleet_operator.act import Actor
 from imagefleet_operator.calls import WorkerCalls
 from imagefleet_operator.client import KubeClient
 from imagefleet_operator.events import EventRecorder
+from imagefleet_operator.gateways import FIND, GatewayClient, Gateways
 from imagefleet_operator.handlers import make_registry, make_settings
 from imagefleet_operator.kinds import MODEL, POOL
 from imagefleet_operator.plan.policy import Policy
@@ -27,6 +28,7 @@ from imagefleet_operator.workers import Tokens, WorkerClient, load_key, public_p
 logger = logging.getLogger(__name__)
 
 CALLS_AT_ONCE = 64
+GATEWAYS_AT_ONCE = 16
 COALESCE_SECONDS = 0.2
 """Changes come in bursts: a pool's children bring some ten events within a second. One pass is for all of these."""
 OLDEST_SECONDS = 300.0
@@ -64,6 +66,19 @@ class Leader:
             "reconcile", reconciler.run, concurrency=settings.queue_workers
         )
         self._call_queue: WorkQueue[Name] = WorkQueue("call", self._calls.run, concurrency=CALLS_AT_ONCE)
+        self._gateways = GatewayClient()
+        self._counts = Gateways(
+            self._store.figures,
+            client,
+            self._gateways,
+            namespace=settings.lease.namespace,
+            selector=settings.gateway_selector,
+            add=self._ask_gateway,
+            wake=self._wake,
+        )
+        self._gateway_queue: WorkQueue[str] = WorkQueue(
+            "gateway", self._counts.run, concurrency=GATEWAYS_AT_ONCE
+        )
         self._relisted = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -77,6 +92,8 @@ class Leader:
             logger.info("listed %s", ", ".join(f"{count} {kind}" for kind, count in counts) or "nothing")
             self._queue.start()
             self._call_queue.start()
+            self._gateway_queue.start()
+            self._gateway_queue.add(FIND)
             self._wake(self._store.parent_keys())
             listing = [asyncio.create_task(self._resync()), asyncio.create_task(self._follow_relists())]
             try:
@@ -86,8 +103,10 @@ class Leader:
                     task.cancel()
                 await self._queue.stop(DRAIN_SECONDS)
                 await self._call_queue.stop(0)
+                await self._gateway_queue.stop(0)
         finally:
             await self._workers.close()
+            await self._gateways.close()
 
     async def _watch(self, stop: asyncio.Event) -> None:
         try:
@@ -103,16 +122,19 @@ class Leader:
         except Exception as error:
             raise WatchError(f"the watches ended, starting again is the cure: {error!r}") from error
 
+    @property
+    def _queues(self) -> tuple[WorkQueue[Key] | WorkQueue[Name] | WorkQueue[str], ...]:
+        return self._queue, self._call_queue, self._gateway_queue
+
     def problems(self) -> list[str]:
         """What is wrong with the queues; nothing where they work."""
-        queues: tuple[WorkQueue[Key] | WorkQueue[Name], ...] = (self._queue, self._call_queue)
-        dead = [f"a worker of the {q.name} queue has ended" for q in queues if not q.alive()]
-        old = [f"the {q.name} queue is stuck" for q in queues if q.oldest() > OLDEST_SECONDS]
+        dead = [f"a worker of the {q.name} queue has ended" for q in self._queues if not q.alive()]
+        old = [f"the {q.name} queue is stuck" for q in self._queues if q.oldest() > OLDEST_SECONDS]
         return dead + old
 
     def refresh_metrics(self) -> None:
         """Bring the gauges up to date that are read from the queues and the store."""
-        for queue in (self._queue, self._call_queue):
+        for queue in self._queues:
             metrics.QUEUE_DEPTH.labels(queue.name).set(queue.depth())
             metrics.QUEUE_AGE.labels(queue.name).set(queue.oldest())
         metrics.PARENTS.clear()
@@ -134,6 +156,9 @@ class Leader:
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add(key, COALESCE_SECONDS)
+
+    def _ask_gateway(self, key: str, seconds: float) -> None:
+        self._gateway_queue.add(key, seconds)
 
     def _call(self, pod: Name, seconds: float, wanted: Policy | None) -> None:
         self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted))

@@ -27,6 +27,10 @@ POLL_FAILURES = Counter(
     "Calls to workers that failed.",
     ["namespace", "pool", "call"],
 )
+GATEWAY_FAILURES = Counter(
+    "imagefleet_operator_gateway_call_failures_total",
+    "Questions to gateways for what they counted that failed.",
+)
 PARENTS = Gauge(
     "imagefleet_operator_objects", "Pools and models by condition.", ["kind", "condition", "status"]
 )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from imagefleet_operator.plan import policy, verdicts
+from imagefleet_operator.plan.rollout_types import NameFigures
 from imagefleet_operator.plan.types import (
     Copy,
     DeploymentState,
@@ -15,6 +16,7 @@ from imagefleet_operator.plan.types import (
     Refusal,
     Worker,
 )
+from imagefleet_operator.store.records import models_of_pool
 from imagefleet_operator.store.store import Store
 
 
@@ -23,14 +25,24 @@ def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusa
     deployment = store.child("Deployment", pool.namespace, f"{pool.name}-workers")
     ours = deployment is not None and deployment.owner == pool.uid
     state = deployment.state if deployment and ours else None
-    models = {m.model for m in pool.spec.models} if pool.spec else set()
     return PoolObserved(
         pool=pool,
-        models={name: store.model(pool.namespace, name) for name in models},
+        models={name: store.model(pool.namespace, name) for name in models_of_pool(pool)},
         deployment=state if isinstance(state, DeploymentState) else None,
         workers=observe_workers(store, pool.namespace, pool.name),
         refusals=tuple(refusals),
+        figures=_figures(store, pool),
     )
+
+
+def _figures(store: Store, pool: Parent[PoolSpec]) -> dict[str, NameFigures]:
+    """What gateways counted of each entry, by its name, since its window began."""
+    windows = {m.get("name"): str(m.get("window") or "") for m in pool.status.get("models") or ()}
+    found = {
+        entry.name: store.figures.of((pool.namespace, pool.name, entry.name), windows.get(entry.name, ""))
+        for entry in (pool.spec.models if pool.spec else ())
+    }
+    return {name: figures for name, figures in found.items() if figures is not None}
 
 
 def observe_workers(store: Store, namespace: str, pool: str) -> tuple[Worker, ...]:

@@ -13,6 +13,8 @@ from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import SOURCE_LIMIT_BYTES, NodeCache, WorkerDefaults
 
 CACHE_TYPES = ("emptyDir", "hostPath", "pvc")
+GATEWAY_SELECTOR = "app.kubernetes.io/name=imagefleet-gateway"
+"""The chart's label of gateways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Settings:
     port: int
     queue_workers: int
     resync_seconds: float
+    gateway_selector: str
     log_level: str
 
 
@@ -95,6 +98,12 @@ def parse_settings(arguments: Sequence[str] | None = None, env: Mapping[str, str
         "between full lists, give or take a third",
         float,
     )
+    flag(
+        "--gateway-selector",
+        "IMAGEFLEET_GATEWAY_SELECTOR",
+        GATEWAY_SELECTOR,
+        "labels of the gateways' pods in the Lease's namespace",
+    )
     flag("--log-level", "IMAGEFLEET_LOG_LEVEL", "info", "debug, info, warning or error")
     found = parser.parse_args(arguments)
     try:
@@ -120,6 +129,7 @@ def parse_settings(arguments: Sequence[str] | None = None, env: Mapping[str, str
         port=found.port,
         queue_workers=found.queue_workers,
         resync_seconds=found.resync_seconds,
+        gateway_selector=found.gateway_selector,
         log_level=found.log_level,
     )
 

@@ -1,16 +1,15 @@
 """The HTTP client of the workers, and the tokens that it shows them (``docs/contract.md``)."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import aiohttp
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from imagefleet_operator.plan.types import Json, Pod, Report
+from imagefleet_operator.pod_http import CallError, PodClient
 from imagefleet_operator.store.reports import InvalidReportError, read_report
 
 PORT = 8000
@@ -27,15 +26,6 @@ REPORT_BYTES = 1_000_000
 
 class CallerKeyError(Exception):
     """The caller key is missing or no Ed25519 key in PEM (PKCS #8)."""
-
-
-class WorkerError(Exception):
-    """A worker did not answer, or not with a report. ``brief`` says what it did instead, in words that are the same
-    each time."""
-
-    def __init__(self, brief: str, detail: str = "") -> None:
-        super().__init__(f"{brief}: {detail}" if detail else brief)
-        self.brief = brief
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
@@ -77,17 +67,15 @@ class Tokens:
 
 
 class WorkerClient:
-    """Calls to workers. Both raise WorkerError."""
+    """Calls to workers. Both raise CallError."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=128, limit_per_host=2), auto_decompress=False
-        )
+        self._pods = PodClient(connections=128)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._session.close()
+        await self._pods.close()
 
     async def report(self, pod: Pod) -> Report:
         """What the worker says of itself."""
@@ -98,30 +86,11 @@ class WorkerClient:
         return await self._call(pod, "PUT", "/v1/worker/models", {"models": list(policy)}, PUT_SECONDS)
 
     async def _call(self, pod: Pod, verb: str, path: str, body: Json | None, seconds: float) -> Report:
-        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         headers = {"Authorization": f"Bearer {self._tokens.of(pod.namespace, pod.pool)}"}
-        timeout = aiohttp.ClientTimeout(total=seconds)
+        answer = await self._pods.call(
+            verb, (pod.ip, PORT), path, seconds=seconds, most_bytes=REPORT_BYTES, body=body, headers=headers
+        )
         try:
-            async with self._session.request(
-                verb,
-                f"http://{host}:{PORT}{path}",
-                json=body,
-                headers=headers,
-                timeout=timeout,
-                allow_redirects=False,  # to wherever a worker likes, from inside the operator's network
-            ) as response:
-                raw = await _read(response)
-                if response.status != 200:
-                    raise WorkerError(f"{verb} {path}: {response.status}", raw[:300].decode(errors="replace"))
-                return read_report(json.loads(raw))
-        except (aiohttp.ClientError, InvalidReportError, TimeoutError, OSError, ValueError) as error:
-            raise WorkerError(f"{verb} {path}: {type(error).__name__}", str(error)) from error
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    raw = bytearray()
-    async for part in response.content.iter_any():
-        raw += part
-        if len(raw) > REPORT_BYTES:
-            raise WorkerError(f"an answer of more than {REPORT_BYTES} bytes")
-    return bytes(raw)
+            return read_report(answer)
+        except InvalidReportError as error:
+            raise CallError(f"{verb} {path}: {type(error).__name__}", str(error)) from error

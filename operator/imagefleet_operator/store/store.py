@@ -12,7 +12,14 @@ from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
 from imagefleet_operator.plan.types import Child, Json, ModelSpec, Name, Parent, Pod, PoolSpec, Report
-from imagefleet_operator.store.records import child_record, model_record, pod_record, pool_record
+from imagefleet_operator.store.ledger import Ledger
+from imagefleet_operator.store.records import (
+    child_record,
+    model_record,
+    models_of_pool,
+    pod_record,
+    pool_record,
+)
 
 Key = tuple[Literal["pool", "model"], str, str]
 """What a pass is about: a pool or a model, its namespace and name."""
@@ -48,6 +55,8 @@ class Store:
         self._trusted: dict[Address, tuple[str, int]] = {}
         self._workers: dict[Name, WorkerState] = {}
         self._dead: OrderedDict[str, int] = OrderedDict()
+        self.figures = Ledger()
+        """What gateways counted."""
 
     # What is known.
 
@@ -186,6 +195,8 @@ class Store:
         keys = self._unlink(address, old)
         if isinstance(old, Pod):
             self._workers.pop((old.namespace, old.name), None)
+        if address[0] == POOL.kind:
+            self.figures.forget_pool(old.namespace, old.name)
         return keys
 
     def _link(self, address: Address, record: Record) -> set[Key]:
@@ -239,12 +250,11 @@ def _same_for_others(old: Record, new: Record) -> bool:
 
 
 def _for_others(parent: Parent[Any]) -> tuple[Any, ...]:
-    """Of a pool its spec; of a model also its status, how many workers hold it excepted."""
-    status: Json = {}
-    if not isinstance(parent.spec, PoolSpec):
-        told = [c for c in parent.status.get("conditions") or () if c.get("type") != "Cached"]
-        status = {**parent.status, "copies": None, "conditions": told}
-    return parent.uid, parent.deleting, parent.spec, status
+    """Of a pool its spec and which models serve; of a model also its status, how many workers hold it excepted."""
+    if isinstance(parent.spec, PoolSpec):
+        return parent.uid, parent.deleting, parent.spec, models_of_pool(parent)
+    told = [c for c in parent.status.get("conditions") or () if c.get("type") != "Cached"]
+    return parent.uid, parent.deleting, parent.spec, {**parent.status, "copies": None, "conditions": told}
 
 
 def _keys_of(record: Record) -> set[Key]:
@@ -257,8 +267,8 @@ def _keys_of(record: Record) -> set[Key]:
 
 
 def _models_of(record: Record) -> tuple[str, ...]:
-    spec = record.spec if isinstance(record, Parent) else None
-    return tuple(m.model for m in spec.models) if isinstance(spec, PoolSpec) else ()
+    """The models that a pool is about; none for what is no pool."""
+    return models_of_pool(record) if isinstance(record, Parent) else ()
 
 
 def _address(kind: Kind, obj: Mapping[str, Any]) -> Address:

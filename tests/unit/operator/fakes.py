@@ -39,10 +39,10 @@ class Api(KubeClient):
         self.reads.append(f"{kind.kind} {name}")
         return copy.deepcopy(self.objects.get((kind.kind, namespace, name)))
 
-    async def list(self, kind: Kind) -> AsyncIterator[Json]:
+    async def list(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Json]:
         self._check("list", kind)
-        for (found, _, _), obj in list(self.objects.items()):
-            if found == kind.kind:
+        for (found, place, _), obj in list(self.objects.items()):
+            if found == kind.kind and namespace in (None, place):
                 yield copy.deepcopy(obj)
 
     async def create(self, kind: Kind, namespace: str, body: Json) -> Json:

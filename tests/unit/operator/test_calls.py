@@ -9,8 +9,9 @@ from imagefleet_operator.client import ApiError
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.types import Json, Pod, Report
+from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.store import Key, Store, WorkerState
-from imagefleet_operator.workers import WorkerClient, WorkerError
+from imagefleet_operator.workers import WorkerClient
 
 from tests.unit.operator.fakes import Api
 from tests.unit.operator.make import NOW, holding, report
@@ -41,7 +42,7 @@ class Workers(WorkerClient):
     def _note(self, call: str) -> None:
         self.log.append(call)
         if self.broken:
-            raise WorkerError("no answer")
+            raise CallError("no answer")
 
 
 class Annotations(Api):

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from imagefleet_operator import workers
 from imagefleet_operator.plan.types import Device, ModelReport, SizeReport
+from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.reports import InvalidReportError, read_report
 from imagefleet_operator.workers import (
     CallerKeyError,
     Tokens,
     WorkerClient,
-    WorkerError,
     load_key,
     public_pem,
 )
@@ -136,7 +136,7 @@ async def test_any_other_answer_is_no_answer(
         return answer()
 
     async with client(handler, monkeypatch) as made:
-        with pytest.raises(WorkerError):
+        with pytest.raises(CallError):
             await made.report(pod(ip="127.0.0.1"))
 
 
@@ -147,7 +147,7 @@ async def test_a_worker_cannot_send_the_operator_elsewhere(monkeypatch: pytest.M
         raise web.HTTPTemporaryRedirect("/elsewhere")
 
     async with client(handler, monkeypatch) as made:
-        with pytest.raises(WorkerError, match="307"):
+        with pytest.raises(CallError, match="307"):
             await made.report(pod(ip="127.0.0.1"))
 
 
