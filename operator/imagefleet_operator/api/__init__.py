@@ -30,19 +30,30 @@ from imagefleet_operator.api.image_model_status import (
 )
 from imagefleet_operator.api.inference_pool import (
     Accelerator,
-    AcceleratorStatus,
+    Checks,
     InferencePool,
     InferencePoolSpec,
-    InferencePoolStatus,
     PodTemplate,
     PodTemplateMetadata,
-    PoolModel,
-    PoolModelStatus,
     Resources,
-    Traffic,
     Worker,
 )
+from imagefleet_operator.api.inference_pool_status import (
+    AcceleratorStatus,
+    InferencePoolStatus,
+    PoolModelStatus,
+    Traffic,
+)
+from imagefleet_operator.api.pool_model import (
+    Experiment,
+    ExperimentArm,
+    Fallback,
+    PoolModel,
+    Shadow,
+    Stickiness,
+)
 from imagefleet_operator.api.quantity import bytes_quantity, quantity_bytes, quantity_value
+from imagefleet_operator.api.rollout import Analysis, LatencySlo, Rollout, RolloutStep, Slo
 from imagefleet_operator.api.source import AdapterSource, SecretRef, Source
 
 __all__ = [
@@ -54,10 +65,15 @@ __all__ = [
     "Adapter",
     "AdapterSource",
     "AdapterStatus",
+    "Analysis",
     "ApiModel",
+    "Checks",
     "Condition",
     "Copies",
     "Defaults",
+    "Experiment",
+    "ExperimentArm",
+    "Fallback",
     "ImageModel",
     "ImageModelSpec",
     "ImageModelStatus",
@@ -66,6 +82,7 @@ __all__ = [
     "InferencePoolStatus",
     "InvalidReason",
     "InvalidResource",
+    "LatencySlo",
     "License",
     "Limits",
     "Metadata",
@@ -76,11 +93,16 @@ __all__ = [
     "PoolModel",
     "PoolModelStatus",
     "Resources",
+    "Rollout",
+    "RolloutStep",
     "SecretRef",
+    "Shadow",
     "SizePerformance",
+    "Slo",
     "Source",
     "Status",
     "StepCache",
+    "Stickiness",
     "Traffic",
     "Worker",
     "bytes_quantity",

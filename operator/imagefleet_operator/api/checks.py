@@ -1,4 +1,4 @@
-"""Checks of a text, written once and made twice: by the API server, in CEL, and when a resource is read."""
+"""Checks of a value, written once and made twice: by the API server, in CEL, and when a resource is read."""
 
 import re
 from collections.abc import Callable
@@ -9,17 +9,23 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
-from imagefleet_operator.api.common import rule, rules
+from imagefleet_operator.api.common import RuleReason, rule, rules
+
+DECIMAL = "[0-9]{1,6}([.][0-9]{1,6})?"
+"""A decimal number that is not negative. Kubernetes' API has no fractions but in text."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What must hold of a text, and how to mend one of which it does not."""
+    """What must hold of a value, and how to mend one of which it does not."""
 
     cel: str
     """The same as `holds`, of `self`."""
-    holds: Callable[[str], bool]
+    holds: Callable[[Any], bool]
     message: str
+    path: str | None = None
+    """The field of the value that a refusal of the API server names; None: the value itself."""
+    reason: RuleReason | None = None
 
 
 def pattern(expression: str, message: str, *, prefix: str = "") -> Check:
@@ -33,8 +39,19 @@ def pattern(expression: str, message: str, *, prefix: str = "") -> Check:
     )
 
 
+def decimal(message: str, *, over: float) -> tuple[Check, Check]:
+    """A text is a decimal number, and it is larger than `over`. One message says both."""
+    written = pattern(DECIMAL, message)
+    larger = Check(
+        cel=f"!{written.cel} || double(self) > {over:.1f}",
+        holds=lambda text: not written.holds(text) or float(text) > over,
+        message=message,
+    )
+    return written, larger
+
+
 class Checked:
-    """Marks a text field with its checks: `Annotated[str, Checked(...)]`."""
+    """Marks a field with its checks: `Annotated[str, Checked(...)]`."""
 
     def __init__(self, *checks: Check) -> None:
         self._checks = checks
@@ -45,10 +62,11 @@ class Checked:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        return handler(schema) | rules(*(rule(check.cel, check.message) for check in self._checks))
+        made = (rule(c.cel, c.message, path=c.path, reason=c.reason) for c in self._checks)
+        return handler(schema) | rules(*made)
 
-    def _check(self, text: str) -> str:
+    def _check(self, value: Any) -> Any:
         for check in self._checks:
-            if not check.holds(text):
+            if not check.holds(value):
                 raise ValueError(check.message)
-        return text
+        return value

@@ -20,6 +20,7 @@ RuleReason = Literal["FieldValueForbidden", "FieldValueRequired"]
 
 Int32 = Annotated[int, Field(json_schema_extra={"format": "int32"})]
 Int64 = Annotated[int, Field(json_schema_extra={"format": "int64"})]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
 
 
 class ApiModel(BaseModel):

@@ -8,12 +8,9 @@ from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
 
 from imagefleet_operator.api.checks import Check, Checked, pattern
 from imagefleet_operator.api.common import (
-    MAX_NAME_LENGTH,
     ApiModel,
     Int32,
-    Int64,
     Metadata,
-    Status,
     list_map,
     name_length_rule,
     read_spec,
@@ -21,21 +18,11 @@ from imagefleet_operator.api.common import (
     rule,
     rules,
 )
-from imagefleet_operator.api.image_model import MODEL_NAME
+from imagefleet_operator.api.inference_pool_status import InferencePoolStatus
+from imagefleet_operator.api.pool_model import ENTRY_CHECKS, MAX_MODELS, PoolModel
 
 # Bounded, since the cost that the API server grants a rule is that of the largest value there could be.
 Quantities = Mapping[str, Annotated[int | str, Field(json_schema_extra={"maxLength": 32})]]
-MAX_MODELS = 256
-
-POOL_MODEL_NAME_CHECK = pattern(
-    "[A-Za-z0-9]([A-Za-z0-9._:-]*[A-Za-z0-9])?",
-    "name may hold letters, digits and . _ : - only, and begins and ends with a letter or digit: write for "
-    "example sdxl-turbo (callers write NAMESPACE/NAME where two namespaces use the same name, so no slash)",
-)
-MODEL_REFERENCE_CHECK = pattern(
-    MODEL_NAME,
-    "model must be the metadata.name of an ImageModel of this namespace: lowercase letters, digits and '-'",
-)
 _RESOURCE_MESSAGE = (
     "resource must be an extended resource that a device plugin offers: write for example nvidia.com/gpu or "
     "nvidia.com/mig-1g.10gb, and count: 0 for workers without accelerator"
@@ -53,6 +40,11 @@ IMAGE_CHECK = pattern(
     "image must be the name of a container image: write for example "
     "registry.example.com/imagefleet-worker:0.1.0",
 )
+HOOK_CHECK = pattern(
+    "[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+    "a check is named as its entry point in the worker's image is, in letters, digits and . _ -: write for "
+    "example shapes",
+)
 _QUANTITIES: dict[str, JsonValue] = {
     "maxProperties": 16,
     **rules(
@@ -63,29 +55,6 @@ _QUANTITIES: dict[str, JsonValue] = {
         )
     ),
 }
-
-
-class PoolModel(ApiModel):
-    """A model that the pool serves, under the name by which callers ask for it."""
-
-    name: Annotated[str, Checked(POOL_MODEL_NAME_CHECK)] = Field(
-        description='What callers put into a request\'s "model". Letters, digits and . _ : - are allowed. '
-        "Unique in the pool.",
-        min_length=1,
-        max_length=63,
-    )
-    model: Annotated[str, Checked(MODEL_REFERENCE_CHECK)] = Field(
-        description="The ImageModel of this namespace that answers. Name another one to move to a new "
-        "version.",
-        min_length=1,
-        max_length=MAX_NAME_LENGTH,
-    )
-    min_resident: Int32 = Field(
-        default=1,
-        description="Workers that always hold the model, ready to draw; 1 where absent. 0: loaded when a "
-        "request for it comes. More than there are workers: the ModelsPlaced condition says so.",
-        ge=0,
-    )
 
 
 class Accelerator(ApiModel):
@@ -208,6 +177,25 @@ class PodTemplate(ApiModel):
     )
 
 
+class Checks(ApiModel):
+    """What looks at each picture that a worker draws: hooks that the worker's image brings, by name."""
+
+    safety: Annotated[str, Checked(HOOK_CHECK)] | None = Field(
+        default=None,
+        description="The entry point of the group imagefleet.safety_checks that decides whether a picture may be "
+        "shown. Absent: all may.",
+        min_length=1,
+        max_length=63,
+    )
+    quality: Annotated[str, Checked(HOOK_CHECK)] | None = Field(
+        default=None,
+        description="The entry point of the group imagefleet.quality_scores that scores how well a picture shows "
+        "what was asked for, 0 to 1. Absent: no picture is scored.",
+        min_length=1,
+        max_length=63,
+    )
+
+
 class Worker(ApiModel):
     """What each worker is made of."""
 
@@ -236,6 +224,9 @@ class Worker(ApiModel):
         default_factory=Accelerator,
         description="What each worker draws on. Absent: one nvidia.com/gpu.",
         json_schema_extra={"default": {}},
+    )
+    checks: Checks = Field(
+        default_factory=Checks, description="What looks at each picture. Absent: nothing does."
     )
     resources: Resources = Field(
         default_factory=Resources,
@@ -269,7 +260,7 @@ class InferencePoolSpec(ApiModel):
         )
     )
 
-    models: tuple[PoolModel, ...] = Field(
+    models: tuple[Annotated[PoolModel, Checked(*ENTRY_CHECKS)], ...] = Field(
         description="The models that the pool serves, at least one. Every worker of the pool may hold each "
         "of them.",
         max_length=MAX_MODELS,
@@ -287,69 +278,15 @@ class InferencePoolSpec(ApiModel):
     worker: Worker = Field(
         default_factory=Worker, description="What each worker is made of.", json_schema_extra={"default": {}}
     )
+    suspend: bool = Field(
+        default=False,
+        description="true: the pool draws nothing, and what is under way is ended. It stays so until this is "
+        "false again, whether the operator runs or not.",
+    )
     replicas: Int32 | None = Field(
         default=None,
         description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it.",
         ge=0,
-    )
-
-
-class Traffic(ApiModel):
-    """One share of the requests for a name."""
-
-    model: str = Field(description="The ImageModel that answers.")
-    percent: Int32 = Field(
-        description="Its share of the requests; all shares of a name add up to 100.", ge=0, le=100
-    )
-
-
-class PoolModelStatus(ApiModel):
-    """How one of the pool's models stands."""
-
-    name: str = Field(description="The name of spec.models[].")
-    stable: str | None = Field(default=None, description="The ImageModel that serves it.")
-    traffic: tuple[Traffic, ...] = Field(
-        default=(),
-        description="Which ImageModel gets which share of the requests.",
-        json_schema_extra=list_map("model"),
-    )
-    resident: Int32 = Field(default=0, description="Workers that hold it, ready to draw.", ge=0)
-    ready: bool = Field(
-        default=False, description="Whether at least minResident workers hold it, or it loads on demand."
-    )
-
-
-class AcceleratorStatus(ApiModel):
-    """The accelerators of all workers together. What was not measured is absent."""
-
-    name: str | None = Field(default=None, description="The accelerator's name as NVML gives it.")
-    count: Int32 = Field(default=0, description="Accelerators of all workers.", ge=0)
-    utilization: float | None = Field(
-        default=None, description="Mean share of the time in use, 0 to 1.", ge=0, le=1
-    )
-    memory_used_bytes: Int64 | None = Field(
-        default=None, description="Memory in use, the sum in bytes.", ge=0
-    )
-    memory_total_bytes: Int64 | None = Field(
-        default=None, description="Memory there is, the sum in bytes.", ge=0
-    )
-    temperature_celsius: float | None = Field(default=None, description="The hottest one's temperature.")
-    power_watts: float | None = Field(default=None, description="Power drawn, the sum.", ge=0)
-
-
-class InferencePoolStatus(Status):
-    """How a pool stands."""
-
-    replicas: Int32 = Field(default=0, description="Worker pods there are.", ge=0)
-    ready_replicas: Int32 = Field(default=0, description="Worker pods that are Ready.", ge=0)
-    selector: str = Field(
-        default="", description="Label selector of the worker pods, as the scale subresource gives it."
-    )
-    models: tuple[PoolModelStatus, ...] = Field(
-        default=(), description="How each of the pool's models stands.", json_schema_extra=list_map("name")
-    )
-    accelerator: AcceleratorStatus | None = Field(
-        default=None, description="The accelerators of all workers together; absent where there is none."
     )
 
 

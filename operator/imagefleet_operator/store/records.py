@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from sys import intern
 from typing import Any
 
@@ -15,14 +16,15 @@ from imagefleet_operator.plan.types import (
     ModelSpec,
     Parent,
     Pod,
-    PoolModel,
     PoolSpec,
     SourceSpec,
     Trouble,
 )
 from imagefleet_operator.render import HASH_ANNOTATION
+from imagefleet_operator.store.rollout_records import entry_record
 
 PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
+ROLLOUT_ANNOTATION = "imagefleet.dev/rollout"
 POOL_LABEL = "imagefleet.dev/pool"
 MODEL_LABEL = "imagefleet.dev/model"
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
@@ -39,7 +41,7 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
     template = worker.pod_template
     metadata = {"labels": dict(template.metadata.labels), "annotations": dict(template.metadata.annotations)}
     record = PoolSpec(
-        models=tuple(PoolModel(intern(m.name), intern(m.model), m.min_resident) for m in spec.models),
+        models=tuple(entry_record(entry) for entry in spec.models),
         replicas=1 if spec.replicas is None else spec.replicas,
         image=worker.image and intern(worker.image),
         accelerator_resource=intern(worker.accelerator.resource),
@@ -49,8 +51,39 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
         ),
         max_request_seconds=worker.max_request_seconds,
         pod_template=_without_empty({"metadata": _without_empty(metadata), "spec": dict(template.spec)}),
+        suspend=spec.suspend,
+        safety_check=intern(worker.checks.safety or ""),
+        quality_score=intern(worker.checks.quality or ""),
     )
-    return _parent(obj, record, "")
+    return replace(_parent(obj, record, ""), command=_command(obj), authors=_authors(obj))
+
+
+def models_of_pool(pool: Parent[PoolSpec]) -> tuple[str, ...]:
+    """The models that a pool is about, each once: those that its spec names, and those that its status says serve.
+
+    The model that a rollout moves away from serves on though the spec no longer names it.
+    """
+    named = [model for entry in pool.spec.models for model in entry.references] if pool.spec else []
+    serving = [entry.get(role) for entry in pool.status.get("models") or () for role in ("stable", "canary")]
+    return tuple(dict.fromkeys([*named, *(model for model in serving if model)]))
+
+
+def _command(obj: Mapping[str, Any]) -> str:
+    return str((obj["metadata"].get("annotations") or {}).get(ROLLOUT_ANNOTATION, ""))
+
+
+def _authors(obj: Mapping[str, Any]) -> dict[str, str]:
+    """Who set ``model`` of each entry last, by the entry's name; our own status writes tell of nobody."""
+    authors: dict[str, str] = {}
+    written = obj["metadata"].get("managedFields") or ()
+    for entry in sorted(written, key=lambda entry: str(entry.get("time") or "")):
+        if entry.get("subresource") or entry.get("manager") == FIELD_MANAGER:
+            continue
+        fields = (entry.get("fieldsV1") or {}).get("f:spec", {}).get("f:models", {})
+        for key, owned in fields.items():
+            if key.startswith("k:") and "f:model" in owned:
+                authors[intern(json.loads(key[2:])["name"])] = intern(str(entry.get("manager", "")))
+    return authors
 
 
 def model_record(obj: Mapping[str, Any]) -> Parent[ModelSpec]:

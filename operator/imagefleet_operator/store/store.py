@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
-from imagefleet_operator.plan.types import Child, Json, ModelSpec, Name, Parent, Pod, PoolSpec, Report
+from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.records import (
     child_record,
@@ -268,7 +268,9 @@ def _keys_of(record: Record) -> set[Key]:
 
 def _models_of(record: Record) -> tuple[str, ...]:
     """The models that a pool is about; none for what is no pool."""
-    return models_of_pool(record) if isinstance(record, Parent) else ()
+    if not isinstance(record, Parent) or isinstance(record.spec, ModelSpec):
+        return ()
+    return models_of_pool(record)  # type: ignore[arg-type]
 
 
 def _address(kind: Kind, obj: Mapping[str, Any]) -> Address:

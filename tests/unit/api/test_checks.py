@@ -12,13 +12,8 @@ from imagefleet_operator.api.image_model import (
     SIZE_STEP_CHECK,
     SPDX_CHECK,
 )
-from imagefleet_operator.api.inference_pool import (
-    IMAGE_CHECK,
-    MODEL_REFERENCE_CHECK,
-    NATIVE_RESOURCE_CHECK,
-    POOL_MODEL_NAME_CHECK,
-    RESOURCE_CHECK,
-)
+from imagefleet_operator.api.inference_pool import IMAGE_CHECK, NATIVE_RESOURCE_CHECK, RESOURCE_CHECK
+from imagefleet_operator.api.pool_model import MODEL_REFERENCE_CHECK, POOL_MODEL_NAME_CHECK
 from imagefleet_operator.api.source import DIGEST_CHECK, SECRET_NAME_CHECK, URI_CHECKS
 
 COMMIT = "71153311d3dbb46851df1931d3ca6e939de83304"
