@@ -58,9 +58,18 @@ class Pod(msgspec.Struct, frozen=True, rename="camel"):
     status: _PodStatus = _PodStatus()
 
 
+class _Latency(msgspec.Struct, frozen=True):
+    p95: Any = None
+
+
+class _Slo(msgspec.Struct, frozen=True, rename="camel"):
+    latency_seconds: _Latency | None = None
+
+
 class _PoolModelSpec(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     model: str = ""
+    slo: _Slo | None = None
 
 
 class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
@@ -75,6 +84,8 @@ class _Traffic(msgspec.Struct, frozen=True, rename="camel"):
 class _PoolModelStatus(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     traffic: list[_Traffic] | None = None
+    mirror: list[_Traffic] | None = None
+    window: str | None = None
 
 
 class _PoolStatus(msgspec.Struct, frozen=True, rename="camel"):
@@ -156,6 +167,12 @@ class PoolModel:
 
     name: str
     traffic: tuple[tuple[str, float], ...]
+    mirror: tuple[tuple[str, float], ...] = ()
+    """ImageModels that get copies of requests, with percents."""
+    window: str = ""
+    """Figures of a rollout's step are counted since it changed."""
+    slow_seconds: float | None = None
+    """The SLO's latency; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -221,13 +238,29 @@ def read_placement(annotation: str | None) -> tuple[tuple[str, bool], ...]:
 
 def read_pool(pool: Pool) -> PoolView:
     """The pool's names and traffic: status decides; before its first status the spec's model gets all."""
-    traffic = {m.name: m.traffic or [] for m in (pool.status and pool.status.models) or []}
+    known = {m.name: m for m in (pool.status and pool.status.models) or []}
     models = []
     for entry in pool.spec.models:
-        split = tuple((t.model, t.percent) for t in traffic.get(entry.name, []) if t.percent > 0)
-        models.append(PoolModel(entry.name, split or ((entry.model or entry.name, 100.0),)))
+        status = known.get(entry.name) or _PoolModelStatus(entry.name)
+        models.append(
+            PoolModel(
+                entry.name,
+                _percents(status.traffic) or ((entry.model or entry.name, 100.0),),
+                mirror=_percents(status.mirror),
+                window=status.window or "",
+                slow_seconds=_slow_seconds(entry.slo),
+            )
+        )
     meta = pool.metadata
     return PoolView(meta.namespace, meta.name, _unix_time(meta.creation_timestamp), tuple(models))
+
+
+def _percents(shares: list[_Traffic] | None) -> tuple[tuple[str, float], ...]:
+    return tuple((share.model, share.percent) for share in shares or [] if share.percent > 0)
+
+
+def _slow_seconds(slo: _Slo | None) -> float | None:
+    return measured(slo.latency_seconds.p95) if slo and slo.latency_seconds else None
 
 
 def read_model(model: Model) -> ModelView:

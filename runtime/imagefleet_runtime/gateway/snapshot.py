@@ -38,6 +38,8 @@ class Route:
     created: int
     pools: tuple[tuple[Share, ...], ...]
     """Sorted by pool; never empty, nor is any member."""
+    mirrors: tuple[Share, ...] = ()
+    """ImageModels that get copies of the requests that a pool serves, with percents."""
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -52,6 +54,7 @@ class Snapshot:
     """By NAMESPACE/NAME, and by NAME where only one namespace offers it."""
     ambiguous: Mapping[str, tuple[str, ...]]
     """Bare names that several namespaces offer, with their full names."""
+    pools: tuple[PoolView, ...] = ()
 
     def find(self, model: str | None) -> Route:
         """The route for a request's `model`.
@@ -105,26 +108,34 @@ def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable
     placed = _placed(by_uid.values())
     views = {(m.namespace, m.name): m for m in models}
     offers: dict[tuple[str, str], list[tuple[Share, ...]]] = defaultdict(list)
+    mirrors: dict[tuple[str, str], tuple[Share, ...]] = defaultdict(tuple)
     created: dict[tuple[str, str], int] = {}
-    for pool in sorted(pools, key=lambda p: (p.namespace, p.name)):
+
+    def shares(pool: PoolView, percents: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
+        return tuple(
+            Share(
+                namespace=pool.namespace,
+                pool=pool.name,
+                model=model,
+                percent=percent,
+                view=views.get((pool.namespace, model)),
+                workers=tuple(placed.get((pool.namespace, pool.name, model), ())),
+            )
+            for model, percent in percents
+        )
+
+    known = tuple(sorted(pools, key=lambda p: (p.namespace, p.name)))
+    for pool in known:
         for offer in pool.models:
             key = (pool.namespace, offer.name)
-            offers[key].append(
-                tuple(
-                    Share(
-                        namespace=pool.namespace,
-                        pool=pool.name,
-                        model=model,
-                        percent=percent,
-                        view=views.get((pool.namespace, model)),
-                        workers=tuple(placed.get((pool.namespace, pool.name, model), ())),
-                    )
-                    for model, percent in offer.traffic
-                )
-            )
+            offers[key].append(shares(pool, offer.traffic))
+            mirrors[key] += shares(pool, offer.mirror)
             created[key] = min(created.get(key, pool.created), pool.created)
-    routes = [Route(ns, name, created[ns, name], tuple(shares)) for (ns, name), shares in offers.items()]
-    return Snapshot(by_uid, *_index(routes))
+    routes = [
+        Route(ns, name, created[ns, name], tuple(offered), mirrors[ns, name])
+        for (ns, name), offered in offers.items()
+    ]
+    return Snapshot(by_uid, *_index(routes), known)
 
 
 def _placed(workers: Iterable[Worker]) -> dict[tuple[str, str, str], list[Worker]]:

@@ -70,6 +70,7 @@ class WorkerRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     deadline_seconds: float | UnsetType = UNSET
     stream: bool = False
     partial_images: int = 0
+    score: bool = False
 
 
 class Plan(msgspec.Struct, frozen=True):
