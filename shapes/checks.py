@@ -18,8 +18,8 @@ FORBIDDEN = "red"
 def safety(prompt: str, picture: Image.Image) -> bool:
     """Whether the picture may be shown: False where it shows something red though the prompt asks for nothing red.
 
-    Red stands for content that nobody asked for and nobody may be shown; it is no judgement of the colour. A prompt that
-    `parse` does not understand asks for nothing: then the picture alone decides.
+    Red stands for content that nobody asked for and nobody may be shown; it is no judgement of the colour. A prompt
+    that `parse` does not understand asks for nothing: then the picture alone decides.
 
     Worked example: a red circle on white passes for "a red circle", and fails for "a blue circle" and for "a castle".
     """

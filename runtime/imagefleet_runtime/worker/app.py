@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.auth import GATEWAY, OPERATOR, Authenticator
+from imagefleet_runtime.worker.checks import Checks
 from imagefleet_runtime.worker.generation import Generation
 from imagefleet_runtime.worker.intake import MAX_POLICY_BYTES, Intake, read_body
 from imagefleet_runtime.worker.nvml import Nvml
@@ -22,7 +23,11 @@ from imagefleet_runtime.worker.tracing import Tracing
 
 
 def create_app(
-    supervisor: Supervisor, authenticator: Authenticator, nvml: Nvml, tracing: Tracing | None = None
+    supervisor: Supervisor,
+    authenticator: Authenticator,
+    nvml: Nvml,
+    checks: Checks,
+    tracing: Tracing | None = None,
 ) -> Starlette:
     """``tracing``: None where no traces are sent."""
     intake = Intake()
@@ -38,7 +43,7 @@ def create_app(
 
     async def generate(request: Request) -> Response:
         authenticator.check(request.headers.get("authorization"), GATEWAY)
-        return await Generation(supervisor, intake, tracing, request).answer()
+        return await Generation(supervisor, intake, checks, tracing, request).answer()
 
     routes = [
         Route("/v1/worker", worker, methods=["GET"]),

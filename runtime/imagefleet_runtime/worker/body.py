@@ -63,5 +63,6 @@ class GenerateBody(Base):
     adapters: list[AdapterBody] = Field(default_factory=list, max_length=16)
     priority: Literal["interactive", "batch"] = "interactive"
     deadline_seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE_SECONDS)] | None = None
+    score: bool = False
     stream: bool = False
     partial_images: Annotated[int, Field(ge=0, le=3)] = 0

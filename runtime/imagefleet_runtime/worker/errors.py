@@ -81,6 +81,11 @@ def queue_full(limit: int, work_seconds: float) -> ApiError:
     return ApiError(429, "rate_limit_error", "queue_full", message, retry_after=work_seconds)
 
 
+def content_policy_violation() -> ApiError:
+    message = "what was drawn failed the safety check and is not shown; ask for something else"
+    return invalid("content_policy_violation", message)
+
+
 def draining() -> ApiError:
     return ApiError(503, "server_error", "worker_draining", "this worker is shutting down; try another one")
 
@@ -92,6 +97,12 @@ def model_loading(message: str, retry_after: float) -> ApiError:
 def model_failed(model: str, reason: str, detail: str, retry_after: float) -> ApiError:
     message = f"model {model!r} could not be loaded: {reason}: {detail}"
     return ApiError(503, "server_error", "model_failed", message, retry_after=retry_after)
+
+
+def model_suspended(model: str) -> ApiError:
+    return ApiError(
+        503, "server_error", "model_suspended", f"model {model!r} is suspended: it draws nothing for now"
+    )
 
 
 def engine(code: str, message: str) -> ApiError:

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
@@ -17,26 +18,35 @@ from starlette.responses import JSONResponse, Response
 
 from imagefleet_runtime.worker import errors, spans, stream
 from imagefleet_runtime.worker.body import GenerateBody
+from imagefleet_runtime.worker.checks import Checks, Findings
 from imagefleet_runtime.worker.intake import Intake
 from imagefleet_runtime.worker.logs import log
 from imagefleet_runtime.worker.messages import Draw
 from imagefleet_runtime.worker.stream import CallerLeftError, EventStream
 from imagefleet_runtime.worker.supervisor import Supervisor
 from imagefleet_runtime.worker.tracing import Tracing
-from imagefleet_runtime.worker.waiting import Job, Outcome
+from imagefleet_runtime.worker.waiting import Job, Outcome, Picture
 
 # What may stand in a header and in a log line as it came.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+UNSAFE = "unsafe"  # why what is left of a request is not drawn
 CLIENT_DISCONNECTED = "client_disconnected"
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it
 
 
 class Generation:
     def __init__(
-        self, supervisor: Supervisor, intake: Intake, tracing: Tracing | None, request: Request
+        self,
+        supervisor: Supervisor,
+        intake: Intake,
+        checks: Checks,
+        tracing: Tracing | None,
+        request: Request,
     ) -> None:
         self._supervisor = supervisor
         self._intake = intake
+        self._checks = checks
+        self._findings = Findings()
         self._tracing = tracing
         self._request = request
         given = request.headers.get("x-request-id", "")
@@ -48,6 +58,9 @@ class Generation:
     async def answer(self) -> Response:
         try:
             self._body = await self._intake.generate_body(self._request)
+            if self._checks.guarded and self._body.stream:
+                # A preview is not checked: at first it is noise, and later as bad as the picture.
+                self._body = self._body.model_copy(update={"partial_images": 0})
             self._job = self._supervisor.submit(self._body, self._id)
             return await (self._stream(self._job) if self._body.stream else self._whole(self._job))
         except errors.ApiError as error:
@@ -68,6 +81,7 @@ class Generation:
             if not job.result.done():
                 raise CallerLeftError
             outcome = job.result.result()
+        await self._look_at(job, *outcome.images)
         content = json.dumps(_reply(job, outcome)).encode()
         self._record("ok", 200)
         return Response(content, media_type="application/json", headers=self._headers())
@@ -76,7 +90,7 @@ class Generation:
         """A reply that begins with the first event. Raises ApiError and CallerLeftError where there is none."""
         async with contextlib.AsyncExitStack() as stack:
             leaving = await stack.enter_async_context(self._watched(job))
-            first = await stream.next_event(job, leaving)
+            first = await self._next_event(job, leaving)
             return EventStream(self._parts(job, first, leaving, stack.pop_all()), self._headers())
         raise AssertionError("an exit stack of contexts that swallow nothing")
 
@@ -91,7 +105,7 @@ class Generation:
         ending: tuple[str, int, str | None] = CLIENT_DISCONNECTED, CLIENT_CLOSED_REQUEST, None
         async with watch:
             try:
-                async for part in stream.parts(job, first, leaving):
+                async for part in stream.parts(job, first, partial(self._next_event, job, leaving)):
                     yield part
                 ending = "ok", 200, None
             except errors.ApiError as error:
@@ -101,6 +115,24 @@ class Generation:
                 pass
             finally:
                 self._record(*ending)
+
+    async def _next_event(
+        self, job: Job, leaving: asyncio.Future[None], seconds: float | None = None
+    ) -> stream.Event | None:
+        """As ``stream.next_event``, but only what may be shown. Raises ApiError where that is not so."""
+        event = await stream.next_event(job, leaving, seconds)
+        if isinstance(event, Picture):
+            await self._look_at(job, event.image)
+        return event
+
+    async def _look_at(self, job: Job, *images: bytes) -> None:
+        """Raises ApiError where what was drawn may not be sent (any more)."""
+        try:
+            await self._checks.look(job.model.name, job.body.prompt, images, job.body.score, self._findings)
+        except errors.ApiError:
+            if not job.result.done():
+                self._supervisor.cancel(job, UNSAFE)
+            raise
 
     @contextlib.asynccontextmanager
     async def _watched(self, job: Job) -> AsyncIterator[asyncio.Future[None]]:
@@ -134,7 +166,7 @@ class Generation:
         outcome = _outcome(self._job)
         if outcome is not None:
             headers["x-imagefleet-run-seconds"] = f"{outcome.run_seconds:.3f}"
-        return headers
+        return headers | self._findings.headers()
 
     def _record(self, code: str, status: int, param: str | None = None) -> None:
         """Count, log and trace the end of the request."""
@@ -150,6 +182,7 @@ class Generation:
             status=status,
             param=param,
             model=name,
+            unsafe=self._findings.unsafe or None,
             **(_drawing_fields(self._job.drawings) if self._job else {}),
             seconds=round((ended_ns - self._started_ns) / 1e9, 3),
             run_seconds=None if outcome is None else round(outcome.run_seconds, 3),

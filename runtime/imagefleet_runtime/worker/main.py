@@ -57,6 +57,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _serve() -> int:
     from imagefleet_runtime.worker.auth import Authenticator
+    from imagefleet_runtime.worker.checks import find_hooks
     from imagefleet_runtime.worker.importer import Importer
     from imagefleet_runtime.worker.logs import log
     from imagefleet_runtime.worker.settings import SettingsError, read_settings
@@ -64,6 +65,7 @@ def _serve() -> int:
     try:
         settings = read_settings(os.environ)
         authenticator = Authenticator(settings.caller_public_key, settings.audience)
+        hooks = find_hooks(settings.checks)
     except (SettingsError, ValueError) as error:
         log("bad_settings", message=str(error))
         return 2
@@ -71,7 +73,7 @@ def _serve() -> int:
     importer.launch()  # before the imports of the server: both take a while, and there may be two cores
     from imagefleet_runtime.worker.server import serve
 
-    return serve(settings, authenticator, importer)
+    return serve(settings, authenticator, hooks, importer)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ LABELS = ("namespace", "pool", "model")
 # From a tiny model on a fast accelerator to the longest admitted request.
 SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500)
 STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25)
+CHECK_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -51,7 +53,9 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         self._requests = self._counter("requests", "Requests answered, by code (ok, or the error's)", "code")
         self._refused = self._counter("refused", "Requests that were not admitted, by code", "code")
-        self._cancelled = self._counter("cancelled", "Requests whose caller left before they were answered")
+        self._cancelled = self._counter(
+            "cancelled", "Requests that were stopped before they were answered, by reason", "reason"
+        )
         self._images = self._counter("images", "Pictures drawn")
         self._run_seconds = self._counter("run_seconds", "Seconds for which the accelerator drew")
         self._restarts = self._counter("engine_restarts", "Engine processes that ended by themselves")
@@ -64,6 +68,12 @@ class Metrics:
         self._stages = self._histogram("load_stage_seconds", "Time of one stage of a load", "stage")
         self._batches = self._histogram("batch_size", "Pictures that shared a step", buckets=BATCHES)
         self._steps = self._histogram("step_seconds", "Time of a step of a batch", buckets=STEP_SECONDS)
+        self._checked = self._counter("pictures_checked", "Pictures that the safety check looked at")
+        self._unsafe = self._counter("pictures_unsafe", "Pictures that failed the safety check")
+        self._scores = self._histogram("quality_score", "Score of a picture, 0 to 1", buckets=SCORES)
+        self._looks = self._histogram(
+            "check_seconds", "Time of one look at one picture", "check", buckets=CHECK_SECONDS
+        )
         self._by_model = (
             self._requests,
             self._refused,
@@ -78,6 +88,10 @@ class Metrics:
             self._stages,
             self._batches,
             self._steps,
+            self._checked,
+            self._unsafe,
+            self._scores,
+            self._looks,
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -96,8 +110,21 @@ class Metrics:
         """``model``: as in ``answered``."""
         self._refused.labels(*self._base, model, code).inc()
 
-    def cancelled(self, model: str) -> None:
-        self._cancelled.labels(*self._base, model).inc()
+    def cancelled(self, model: str, reason: str) -> None:
+        """``reason``: ``caller_left``, ``unsafe`` or ``suspended``."""
+        self._cancelled.labels(*self._base, model, reason).inc()
+
+    def checked(self, model: str, passed: bool) -> None:
+        """The safety check looked at one picture."""
+        self._checked.labels(*self._base, model).inc()
+        self._unsafe.labels(*self._base, model).inc(not passed)
+
+    def scored(self, model: str, score: float) -> None:
+        self._scores.labels(*self._base, model).observe(score)
+
+    def looked(self, model: str, check: str, seconds: float) -> None:
+        """``check``: ``safety`` or ``quality``."""
+        self._looks.labels(*self._base, model, check).observe(seconds)
 
     def stepped(self, model: str, batch: int, seconds: float) -> None:
         self._batches.labels(*self._base, model).observe(batch)

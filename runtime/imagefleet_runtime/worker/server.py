@@ -14,6 +14,7 @@ import uvicorn
 from imagefleet_runtime.worker import spans
 from imagefleet_runtime.worker.app import create_app
 from imagefleet_runtime.worker.auth import Authenticator
+from imagefleet_runtime.worker.checks import Checks, Hooks
 from imagefleet_runtime.worker.importer import Importer, ImporterError
 from imagefleet_runtime.worker.logs import log
 from imagefleet_runtime.worker.model import Model
@@ -31,9 +32,9 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(settings: Settings, authenticator: Authenticator, importer: Importer) -> int:
+def serve(settings: Settings, authenticator: Authenticator, hooks: Hooks, importer: Importer) -> int:
     """Serve until SIGTERM or SIGINT. The exit code: 0 after a drain, 1 where the importer failed."""
-    return uvicorn_loop().run(_serve(settings, authenticator, importer))
+    return uvicorn_loop().run(_serve(settings, authenticator, hooks, importer))
 
 
 def uvicorn_loop() -> asyncio.Runner:
@@ -42,11 +43,11 @@ def uvicorn_loop() -> asyncio.Runner:
     return asyncio.Runner(loop_factory=uvloop.new_event_loop)
 
 
-async def _serve(settings: Settings, authenticator: Authenticator, importer: Importer) -> int:
+async def _serve(settings: Settings, authenticator: Authenticator, hooks: Hooks, importer: Importer) -> int:
     nvml, tracing = Nvml(), start_tracing(os.environ, settings)
     supervisor = Supervisor(settings, importer, nvml, partial(_trace_load, tracing))
     config = uvicorn.Config(
-        create_app(supervisor, authenticator, nvml, tracing),
+        create_app(supervisor, authenticator, nvml, Checks(hooks, supervisor.metrics), tracing),
         host=settings.host,
         port=settings.port,
         access_log=False,  # one line per request is written by the app itself, without addresses and paths

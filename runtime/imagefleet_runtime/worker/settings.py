@@ -24,6 +24,14 @@ class CacheSettings:
 
 
 @dataclass(frozen=True)
+class CheckSettings:
+    """Names of entry points (see checks); empty: no such check."""
+
+    safety: str = ""
+    quality: str = ""
+
+
+@dataclass(frozen=True)
 class Settings:
     namespace: str
     pool: str
@@ -36,6 +44,7 @@ class Settings:
     queue_limit: int  # requests that wait; the running one is not counted
     torch_threads: int
     cache: CacheSettings
+    checks: CheckSettings = CheckSettings()
 
     @property
     def audience(self) -> str:
@@ -56,6 +65,10 @@ def read_settings(env: Mapping[str, str]) -> Settings:
         queue_limit=_whole(env, "IMAGEFLEET_QUEUE_LIMIT", 32, least=0),
         torch_threads=_whole(env, "IMAGEFLEET_TORCH_THREADS", available_cpus(), least=1),
         cache=read_cache_settings(env),
+        checks=CheckSettings(
+            safety=env.get("IMAGEFLEET_SAFETY_CHECK", "").strip(),
+            quality=env.get("IMAGEFLEET_QUALITY_SCORE", "").strip(),
+        ),
     )
 
 

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import json
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
 
 from starlette.responses import Response
@@ -55,14 +55,16 @@ async def next_event(job: Job, leaving: asyncio.Future[None], seconds: float | N
     return None
 
 
-async def parts(job: Job, first: Event | None, leaving: asyncio.Future[None]) -> AsyncGenerator[bytes, None]:
-    """The stream from its ``first`` event on. Raises ApiError, CallerLeftError."""
+async def parts(
+    job: Job, first: Event | None, following: Callable[[float], Awaitable[Event | None]]
+) -> AsyncGenerator[bytes, None]:
+    """The stream from its ``first`` event on; ``following`` is as ``next_event``. Raises ApiError, CallerLeftError."""
     event = first
     while event is not None:
         yield drawn_event(event, job, int(time.time()))
         while True:
             try:
-                event = await next_event(job, leaving, KEEP_ALIVE_SECONDS)
+                event = await following(KEEP_ALIVE_SECONDS)
                 break
             except TimeoutError:
                 yield KEEP_ALIVE

@@ -33,6 +33,8 @@ from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 
 # A seed that nobody gave; small enough to type.
 RANDOM_SEEDS = 2**32
+# Why a request was stopped, unless it is said.
+CALLER_LEFT = "caller_left"
 # What a client is told to wait where nobody has measured a load of this model.
 UNKNOWN_LOAD_SECONDS = 10.0
 # By when a request is wanted that does not say it, in seconds from its arrival.
@@ -252,10 +254,10 @@ class Supervisor:
         known = [seconds for seconds in [self._dispatcher.place_free_after(), *loads] if seconds]
         return min(known, default=UNKNOWN_LOAD_SECONDS)
 
-    def cancel(self, job: Job) -> None:
-        """The caller went away: forget the request, or stop drawing at the next step."""
+    def cancel(self, job: Job, reason: str = CALLER_LEFT) -> None:
+        """Nobody wants it any more: forget the request, or stop drawing at the next step."""
         job.result.cancel()
-        self.metrics.cancelled(job.model.name)
+        self.metrics.cancelled(job.model.name, reason)
         if not self._waiting.discard(job):
             self._dispatcher.cancel(job)
 

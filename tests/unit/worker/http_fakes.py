@@ -13,6 +13,7 @@ import uvicorn
 from imagefleet_runtime.worker import requests
 from imagefleet_runtime.worker.app import create_app
 from imagefleet_runtime.worker.body import GenerateBody
+from imagefleet_runtime.worker.checks import Checks, Hooks
 from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.metrics import Metrics
 from imagefleet_runtime.worker.model import Model
@@ -30,6 +31,9 @@ ENTRY = ModelPolicy.model_validate(
         "limits": {"maxMegapixels": 1.1, "maxSteps": 50, "maxImages": 4},
     }
 )
+
+
+NO_HOOKS = Hooks()
 
 
 class Anybody:
@@ -82,8 +86,9 @@ class FakeSupervisor:
         self.jobs.put_nowait(job)
         return job
 
-    def cancel(self, job: Job) -> None:
+    def cancel(self, job: Job, reason: str = "caller_left") -> None:
         job.result.cancel()
+        self.metrics.cancelled(job.model.name, reason)
         self.cancelled.put_nowait(job)
 
     def known_model(self, name: str) -> Model | None:
@@ -99,9 +104,13 @@ class FakeSupervisor:
 
 
 def make_app(
-    supervisor: FakeSupervisor, tracing: Tracing | None = None, nvml: FakeNvml | None = None
+    supervisor: FakeSupervisor,
+    tracing: Tracing | None = None,
+    nvml: FakeNvml | None = None,
+    hooks: Hooks = NO_HOOKS,
 ) -> ASGIApp:
-    return create_app(supervisor, Anybody(), nvml or FakeNvml(), tracing)  # type: ignore[arg-type]
+    checks = Checks(hooks, supervisor.metrics)
+    return create_app(supervisor, Anybody(), nvml or FakeNvml(), checks, tracing)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager

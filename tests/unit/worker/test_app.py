@@ -25,7 +25,7 @@ async def call(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Re
 
 
 async def test_a_fault_of_the_worker_is_a_typed_error_without_its_details() -> None:
-    app = create_app(supervisor=None, authenticator=Nobody(), nvml=None)  # type: ignore[arg-type]
+    app = create_app(supervisor=None, authenticator=Nobody(), nvml=None, checks=None)  # type: ignore[arg-type]
     answer = await call(app, "GET", "/v1/worker")
     assert (answer.status_code, json.loads(answer.text)["error"]["code"]) == (500, "internal_error")
     assert "secret" not in answer.text

@@ -19,7 +19,10 @@ def metrics_of(*models: ModelGauges) -> Metrics:
 def record_all(metrics: Metrics) -> None:
     metrics.answered("shapes", "ok")
     metrics.refused("shapes", "queue_full")
-    metrics.cancelled("shapes")
+    metrics.cancelled("shapes", "caller_left")
+    metrics.checked("shapes", False)
+    metrics.scored("shapes", 0.9)
+    metrics.looked("shapes", "safety", 0.01)
     metrics.stepped("shapes", 4, 0.1)
     metrics.drawn("shapes", 0.5)
     metrics.completed("shapes", 0.5, 0.1)

@@ -173,7 +173,8 @@ async def test_a_request_that_is_cancelled_while_it_waits_is_forgotten_and_count
     assert job.result.cancelled()
     assert office.supervisor.state()["models"][0]["queued"] == 0
     text = generate_latest(office.supervisor.metrics.registry).decode()
-    assert 'cancelled_total{model="shapes-1",namespace="team-a",pool="images"} 1.0' in text
+    labels = 'model="shapes-1",namespace="team-a",pool="images",reason="caller_left"'
+    assert f"cancelled_total{{{labels}}} 1.0" in text
 
 
 async def test_a_drain_refuses_what_waits_and_what_comes() -> None:
