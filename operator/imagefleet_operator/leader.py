@@ -61,6 +61,7 @@ class Leader:
             workers=settings.workers,
             caller_public_key=public_pem(key),
             call=self._call,
+            watch=self._watch_gateways,
         )
         self._queue: WorkQueue[Key] = WorkQueue(
             "reconcile", reconciler.run, concurrency=settings.queue_workers
@@ -156,6 +157,9 @@ class Leader:
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add(key, COALESCE_SECONDS)
+
+    def _watch_gateways(self, pool: Name, wanted: bool) -> None:
+        self._counts.watch(pool, wanted)
 
     def _ask_gateway(self, key: str, seconds: float) -> None:
         self._gateway_queue.add(key, seconds)

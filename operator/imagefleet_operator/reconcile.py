@@ -14,6 +14,7 @@ from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import plan_pool
 from imagefleet_operator.plan.status import write_delay
+from imagefleet_operator.plan.surge import look_again
 from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolSpec, Refusal
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec, workers_spec
 from imagefleet_operator.render import pool_children, verify_job
@@ -41,7 +42,7 @@ class Reconciler:
     """The passes, which never wait for a worker.
 
     ``call`` is told of every worker: its pod's name, the seconds between two questions, and the policy that it is
-    to be brought to, None where it has it.
+    to be brought to, None where it has it. ``watch`` is told of every pool whether it waits for gateways' figures.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Reconciler:
         workers: WorkerDefaults,
         caller_public_key: str,
         call: Callable[[Name, float, Policy | None], None],
+        watch: Callable[[Name, bool], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -59,6 +61,7 @@ class Reconciler:
         self._workers = workers
         self._public_key = caller_public_key
         self._call = call
+        self._watch = watch
         self._clock = clock
         self._memories: dict[Key, Memory] = {}
 
@@ -80,6 +83,7 @@ class Reconciler:
             if pool is not None and not pool.deleting:
                 return await self._pool(pool, memory)
             metrics.forget_pool(namespace, name)
+            self._watch((namespace, name), False)
         else:
             model = self._store.model(namespace, name)
             if model is not None and not model.deleting:
@@ -88,16 +92,19 @@ class Reconciler:
         return None
 
     async def _pool(self, pool: Parent[PoolSpec], memory: Memory) -> float | None:
-        spec = workers_spec(observe_pool(self._store, pool, ()), self._workers)
+        observed = observe_pool(self._store, pool, ())
+        spec = workers_spec(observed, self._workers, self._clock())
         bodies = pool_children(spec, self._public_key) if spec else {}
         changed = await self._children(list(bodies.values()), POOL, pool, memory)
         if changed and not memory.refusals:
             return SETTLE_SECONDS
         plan = plan_pool(observe_pool(self._store, pool, memory.refusals), self._clock())
+        self._watch((pool.namespace, pool.name), plan.watch_gateways)
         wanted = {p.worker.pod.name: p.policy for p in plan.workers}
         for pod, seconds in plan.poll_seconds.items():
             self._call((pool.namespace, pod), seconds, wanted.get(pod))
-        return await self._status(POOL, pool, plan.status, memory)
+        delay = await self._status(POOL, pool, plan.status, memory)
+        return _soonest(delay, look_again(observed, self._clock()))
 
     async def _model(self, model: Parent[ModelSpec], memory: Memory) -> float | None:
         spec = verify_spec(model, self._workers)

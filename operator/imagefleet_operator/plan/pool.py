@@ -39,6 +39,8 @@ class PoolPlan:
     status: Json = field(default_factory=dict)
     poll_seconds: Mapping[str, float] = field(default_factory=dict)
     """Per pod that is to be asked for its report: seconds between two looks."""
+    watch_gateways: bool = False
+    """Whether what gateways counted is needed soon."""
 
 
 def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:

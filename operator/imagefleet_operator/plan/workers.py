@@ -4,6 +4,7 @@ with."""
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from imagefleet_operator.plan.surge import max_unavailable
 from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, SourceSpec
 
 AUTOMATIC_CLASS = "AutoPipelineForText2Image"
@@ -57,6 +58,10 @@ class WorkersSpec:
     cache: NodeCache = field(default_factory=NodeCache)
     source_limit_bytes: int = SOURCE_LIMIT_BYTES
     env: tuple[Json, ...] = ()
+    safety_check: str = ""
+    quality_score: str = ""
+    max_unavailable: int = 0
+    """How many workers may be away while others are replaced; 0: a new one starts before an old one ends."""
 
     @property
     def name(self) -> str:
@@ -82,8 +87,8 @@ class VerifySpec:
     account: str = ""
 
 
-def workers_spec(observed: PoolObserved, defaults: WorkerDefaults) -> WorkersSpec | None:
-    """What a pool's children are to be; None where its spec cannot be read.
+def workers_spec(observed: PoolObserved, defaults: WorkerDefaults, now: float) -> WorkersSpec | None:
+    """What a pool's children are to be; None where its spec cannot be read. ``now`` is in seconds since the epoch.
 
     Claims and Secrets follow the models that the pool names: a model with a claim or a Secret that no other one has
     restarts the workers, one after the other. The node cache is there in any case, so that the first remote model
@@ -110,6 +115,9 @@ def workers_spec(observed: PoolObserved, defaults: WorkerDefaults) -> WorkersSpe
         cache=defaults.cache,
         source_limit_bytes=defaults.source_limit_bytes,
         env=defaults.env,
+        safety_check=pool.spec.safety_check,
+        quality_score=pool.spec.quality_score,
+        max_unavailable=max_unavailable(observed, now),
     )
 
 

@@ -96,7 +96,12 @@ def _worker_env(spec: WorkersSpec, caller_public_key: str) -> list[Json]:
         {"name": "IMAGEFLEET_CALLER_PUBLIC_KEY", "value": caller_public_key},
         {"name": "IMAGEFLEET_MAX_REQUEST_SECONDS", "value": str(spec.max_request_seconds)},
         {"name": "IMAGEFLEET_PORT", "value": "8000"},
+        *({"name": name, "value": value} for name, value in _checks(spec).items() if value),
     ]
+
+
+def _checks(spec: WorkersSpec) -> dict[str, str]:
+    return {"IMAGEFLEET_SAFETY_CHECK": spec.safety_check, "IMAGEFLEET_QUALITY_SCORE": spec.quality_score}
 
 
 def _resources(spec: WorkersSpec) -> Json:

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from sys import intern
 from typing import Any
 
 from imagefleet_operator.api import GROUP, AdapterSource, ImageModel, InferencePool, InvalidResource
+from imagefleet_operator.api.quantity import quantity_value
 from imagefleet_operator.client import FIELD_MANAGER
 from imagefleet_operator.plan.types import (
     Child,
@@ -194,7 +196,15 @@ def _deployment_state(obj: Mapping[str, Any]) -> DeploymentState:
         ready=status.get("readyReplicas", 0),
         stalled=progressing.get("message", "") if progressing.get("status") == "False" else "",
         rejected=failure.get("message", "") if failure.get("status") == "True" else "",
+        max_unavailable=_max_unavailable(obj),
     )
+
+
+def _max_unavailable(obj: Mapping[str, Any]) -> int:
+    """A percentage is not ours: a hand's, until our fields are back."""
+    rolling = obj.get("spec", {}).get("strategy", {}).get("rollingUpdate") or {}
+    found = rolling.get("maxUnavailable", 0)
+    return found if isinstance(found, int) else 0
 
 
 def _job_state(obj: Mapping[str, Any]) -> JobState:
@@ -233,7 +243,16 @@ def pod_record(obj: Mapping[str, Any]) -> Pod:
         job=controller.get("name", "") if controller.get("kind") == "Job" else "",
         pool=intern(labels.get(POOL_LABEL, "")),
         model=intern(labels.get(MODEL_LABEL, "")),
+        requests=_requests(obj) if POOL_LABEL in labels else {},
     )
+
+
+def _requests(obj: Mapping[str, Any]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for container in obj.get("spec", {}).get("containers") or ():
+        for resource, amount in ((container.get("resources") or {}).get("requests") or {}).items():
+            total[intern(resource)] = total.get(resource, 0.0) + float(quantity_value(amount))
+    return total
 
 
 def _termination_message(status: Mapping[str, Any]) -> str:
@@ -248,13 +267,19 @@ def _trouble(status: Mapping[str, Any], conditions: Mapping[str, Json]) -> Troub
     """The first thing that keeps a pod from getting on, in the order in which a pod comes to be."""
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
-        return Trouble("WorkersUnschedulable", str(scheduled.get("message") or scheduled.get("reason")))
+        message = str(scheduled.get("message") or scheduled.get("reason"))
+        return Trouble("WorkersUnschedulable", message, _seconds(scheduled.get("lastTransitionTime")))
     containers = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in containers:
         trouble = _container_trouble(container)
         if trouble is not None:
             return trouble
     return None
+
+
+def _seconds(timestamp: str | None) -> float:
+    """Seconds since the epoch of a time as the API writes it; 0 where there is none."""
+    return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
 
 
 def _container_trouble(container: Mapping[str, Any]) -> Trouble | None:

@@ -35,6 +35,7 @@ class World:
     store: Store = field(default_factory=Store)
     woken: list[Key] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
+    watches: list[Any] = field(default_factory=list)
     now: float = NOW
     reconciler: Reconciler = field(init=False)
 
@@ -52,6 +53,7 @@ class World:
             workers=WorkerDefaults("worker:1"),
             caller_public_key="PEM",
             call=lambda *call: self.calls.append(call),
+            watch=lambda *watch: self.watches.append(watch),
             clock=clock,
         )
 

@@ -16,7 +16,7 @@ from imagefleet_operator.plan.workers import (
 from imagefleet_operator.render import HASH_ANNOTATION, hash_of, pool_children, verify_job
 from imagefleet_operator.render.merge import merge_pod_template
 
-from tests.unit.operator.make import described, model, observed, pool
+from tests.unit.operator.make import NOW, described, model, observed, pool
 
 SPEC = WorkersSpec("ns", "thumbs", "uid", "img:1", 2, "nvidia.com/gpu", 1, {}, 300, (), {})
 JOB = VerifySpec("ns", "shapes-1", "uid", "img:1", ("verify", "--uri", "pvc://w/a"), ("w",))
@@ -75,13 +75,12 @@ def test_every_child_belongs_to_its_pool(kind: str) -> None:
     ]
 
 
-def test_a_worker_holds_its_accelerators_and_nobody_needs_a_spare_one() -> None:
+def test_a_worker_holds_its_accelerators() -> None:
     deployment = pool_children(replace(SPEC, accelerator_count=2, resources={"limits": {"cpu": "4"}}), "KEY")[
         "Deployment"
     ]
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     assert container["resources"] == {"limits": {"cpu": "4", "nvidia.com/gpu": "2"}}
-    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
     assert {"name": "shm", "emptyDir": {"medium": "Memory"}} in deployment["spec"]["template"]["spec"][
         "volumes"
     ]
@@ -91,9 +90,41 @@ def test_a_worker_on_the_cpu_asks_for_no_accelerator() -> None:
     deployment = pool_children(CPU, "KEY")["Deployment"]
     pod = deployment["spec"]["template"]["spec"]
     assert pod["containers"][0]["resources"] == {}
-    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
     assert [v["name"] for v in pod["volumes"]] == ["cache", "tmp"]
     assert "tolerations" not in pod
+
+
+@pytest.mark.parametrize(("may_be_away", "spare"), [(0, 1), (1, 0), (2, 0)])
+def test_either_a_new_worker_starts_first_or_old_ones_end_first(may_be_away: int, spare: int) -> None:
+    strategy = pool_children(replace(SPEC, max_unavailable=may_be_away), "KEY")["Deployment"]["spec"][
+        "strategy"
+    ]
+    assert strategy == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": may_be_away, "maxSurge": spare},
+    }
+
+
+@pytest.mark.parametrize(
+    ("checks", "want"),
+    [
+        ({}, {}),
+        ({"safety_check": "shapes"}, {"IMAGEFLEET_SAFETY_CHECK": "shapes"}),
+        (
+            {"safety_check": "nsfw", "quality_score": "clip"},
+            {"IMAGEFLEET_SAFETY_CHECK": "nsfw", "IMAGEFLEET_QUALITY_SCORE": "clip"},
+        ),
+    ],
+    ids=["none", "one", "both"],
+)
+def test_a_worker_is_told_which_checks_look_at_its_pictures(
+    checks: dict[str, Any], want: dict[str, str]
+) -> None:
+    made = workers_spec(observed(pool=pool(**checks)), WorkerDefaults("img"), NOW)
+    assert made is not None
+    variables = {e["name"]: e.get("value") for e in pod_spec(made)["containers"][0]["env"]}
+    names = {"IMAGEFLEET_SAFETY_CHECK", "IMAGEFLEET_QUALITY_SCORE"}
+    assert {name: value for name, value in variables.items() if name in names} == want
 
 
 def test_a_worker_is_told_what_the_contract_says() -> None:
@@ -189,18 +220,22 @@ def test_the_check_is_told_of_credentials_and_adapters() -> None:
 
 def test_a_pool_takes_its_claims_from_its_models_and_its_image_from_the_operator() -> None:
     on_claim = described(model("shapes-1"), source=LOCAL)
-    made = workers_spec(observed(models={"shapes-1": on_claim, "gone": None}), WorkerDefaults("img:operator"))
+    made = workers_spec(
+        observed(models={"shapes-1": on_claim, "gone": None}), WorkerDefaults("img:operator"), NOW
+    )
     assert made is not None
     assert (made.claims, made.image) == (("w",), "img:operator")
-    assert workers_spec(observed(pool=replace(pool(), spec=None), models={}), WorkerDefaults("img")) is None
+    assert (
+        workers_spec(observed(pool=replace(pool(), spec=None), models={}), WorkerDefaults("img"), NOW) is None
+    )
 
 
 def test_another_model_with_a_secret_that_is_mounted_already_restarts_no_worker() -> None:
     one = described(model("shapes-1"), source=HUB, adapters={"pixel": LORA})
     another = described(model("shapes-2"), source=replace(HUB, uri="hf://a/other@d"))
     defaults = WorkerDefaults("img")
-    alone = workers_spec(observed(models={"shapes-1": one}), defaults)
-    both = workers_spec(observed(models={"shapes-2": another, "shapes-1": one}), defaults)
+    alone = workers_spec(observed(models={"shapes-1": one}), defaults, NOW)
+    both = workers_spec(observed(models={"shapes-2": another, "shapes-1": one}), defaults, NOW)
     assert alone is not None
     assert alone.secrets == ("bucket", "hub")
     assert both == alone
