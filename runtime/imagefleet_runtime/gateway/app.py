@@ -13,11 +13,15 @@ from .bodies import Body, Budget, CallerGoneError, Header, Receive, read_head
 from .dispatch import Dispatcher
 from .endpoints import ENDPOINTS, Reader, reader
 from .errors import ApiError, server_error
+from .figures import Figures
 from .fleet import Fleet
 from .metrics import Metrics
+from .mirror import Mirror
 from .relay import Relay, Trace
+from .report import report
 from .snapshot import describe
 from .upstream import EVENT_STREAM
+from .work import Request
 
 Scope = dict[str, Any]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -72,6 +76,8 @@ class App:
         fleet: Fleet,
         dispatcher: Dispatcher,
         metrics: Metrics,
+        figures: Figures,
+        mirror: Mirror,
         bodies: Budget,
         pod: str,
         log: Sink,
@@ -80,8 +86,9 @@ class App:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._metrics = metrics
+        self._figures = figures
+        self._mirror = mirror
         self._bodies = bodies
-        self._pod = pod
         self._log = log
         self._clock = clock
         self.draining = False
@@ -94,7 +101,7 @@ class App:
             "/readyz": self._readyz,
             "/metrics": lambda: (200, _METRICS, metrics.expose()),
             "/v1/models": self._models,
-            "/v1/gateway": self._gateway,
+            "/v1/gateway": lambda: (200, _JSON, report(pod, metrics, figures)),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,31 +147,18 @@ class App:
     def _model(self, name: str) -> tuple[int, tuple[bytes, bytes], bytes]:
         return 200, _JSON, _encoder.encode(describe(name, self._fleet.snapshot.find(name)))
 
-    def _gateway(self) -> tuple[int, tuple[bytes, bytes], bytes]:
-        models = [
-            {
-                "namespace": namespace,
-                "pool": pool,
-                "model": model,
-                "held": demand.held,
-                "running": demand.running,
-                "arrivedWorkSeconds": demand.arrived_work_seconds,
-            }
-            for (namespace, pool, model), demand in self._metrics.demands()
-        ]
-        return 200, _JSON, _encoder.encode({"pod": self._pod, "models": models})
-
     async def _images(
         self, readers: Mapping[bytes, Reader], body: Body, receive: Receive, send: Send, trace: Trace
     ) -> None:
         self.running += 1
         self.idle.clear()
+        request: Request | None = None
         try:
             request = await reader(readers, body.head.content_type)(body)
             with _CallerWatch(receive):
                 reply = await self._dispatcher.generate(request, trace)
                 if isinstance(reply, Relay):
-                    await self._stream(reply, send, trace)
+                    await self._stream(reply, request, send, trace)
                     return
             status, code, headers, payload = reply.status, trace.worker_code, [_JSON], reply.body
         except ApiError as error:
@@ -183,13 +177,15 @@ class App:
             self._leave()
         self._end(trace, status, code)
         await self._reply(send, status, [*headers, *_trace_headers(trace)], payload)
+        if request is not None:
+            self._mirror.offer(request, trace, status, code)
 
     def _leave(self) -> None:
         self.running -= 1
         if not self.running:
             self.idle.set()
 
-    async def _stream(self, relay: Relay, send: Send, trace: Trace) -> None:
+    async def _stream(self, relay: Relay, request: Request, send: Send, trace: Trace) -> None:
         """Pass a worker's events on as they come. Raises CallerGoneError where the caller takes none."""
         self._metrics.first_event(trace.key, self._clock() - trace.start)
         with relay:
@@ -199,8 +195,10 @@ class App:
                 async for event in events:
                     await _send_event(send, event)
         await send({"type": "http.response.body", "body": b""})
-        failure = relay.failure
-        self._end(trace, *((failure.status, failure.code) if failure else (200, "")))
+        status, code = (relay.failure.status, relay.failure.code) if relay.failure else (200, "")
+        self._figures.attempt_failed(trace.entry, trace.key[2], status, code)
+        self._end(trace, status, code)
+        self._mirror.offer(request, trace, status, code)
 
     async def _reply(self, send: Send, status: int, headers: Headers, body: bytes) -> None:
         headers.append((b"content-length", str(len(body)).encode()))
@@ -216,6 +214,17 @@ class App:
         seconds = self._clock() - trace.start
         self._metrics.ended(trace.key, status, seconds, seconds - trace.held_seconds - trace.worker_seconds)
         namespace, pool, model = trace.key
+        self._figures.ended(
+            trace.entry,
+            model,
+            status,
+            code,
+            seconds=seconds if trace.timed else None,
+            units=trace.units,
+            worker=trace.worker_figures,
+            pictures=trace.pictures,
+        )
+        self._metrics.looked_at(trace.key, trace.worker_figures)
         line = LogLine(
             time=round(time.time(), 3),
             request_id=trace.request_id,

@@ -12,6 +12,7 @@ from typing import Protocol
 from . import routing, work
 from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, ApiError, read_error, server_error
 from .events import EventTooLargeError
+from .figures import Figures
 from .hold import Hold, HoldFullError
 from .loads import NEUTRAL_RATE, Loads, WorkerLoad
 from .metrics import Metrics
@@ -72,6 +73,7 @@ class Dispatcher:
         tokens: Bearers,
         hold: Hold,
         metrics: Metrics,
+        figures: Figures,
         *,
         hold_seconds: float,
         upstream_seconds: float,
@@ -83,6 +85,7 @@ class Dispatcher:
         self._tokens = tokens
         self._hold = hold
         self._metrics = metrics
+        self._figures = figures
         self._hold_seconds = hold_seconds
         self._upstream_seconds = upstream_seconds
         self._clock = clock
@@ -106,6 +109,7 @@ class _Run:
         self._point = dispatcher._random() * 100
         self._route = dispatcher._fleet.snapshot.find(request.parameters.model)
         self._full_name = f"{self._route.namespace}/{self._route.name}"
+        trace.name = self._route.name
         self._plans: dict[str, work.Plan] = {}
         self._counted = False
 
@@ -235,15 +239,25 @@ class _Run:
                 reply = await self._post(visit)
             except ConnectionBrokenError as error:
                 visit.suspect()
+                self._failed(502, "worker_lost")
                 self._broken(worker, error)
                 return None
+            except ApiError as error:
+                self._failed(error.status, error.code)
+                raise
         return reply if isinstance(reply, Relay) else self._judge(choice, load, reply)
+
+    def _failed(self, status: int, code: str) -> None:
+        """An attempt was not served."""
+        self._d._figures.attempt_failed(self._trace.entry, self._trace.key[2], status, code)
 
     async def _post(self, visit: Visit) -> Reply | Relay:
         """Raises ApiError and ConnectionBrokenError."""
         worker, trace = visit.choice.worker, self._trace
         authorization = self._d._tokens.bearer(worker.namespace, worker.pool)
         plan = self._plan(visit.choice.view)
+        trace.units = plan.units
+        trace.timed = not plan.body.stream and plan.body.priority != "batch"
         body = work.encode(plan.body, self._d._clock() - trace.start)
         deadline = asyncio.get_running_loop().time() + self._d._upstream_seconds
         try:
@@ -269,6 +283,7 @@ class _Run:
         visit.hear(reply)
         if reply.status == 200 and plan.body.stream:
             raise self._fault(worker, "answered a stream's request without a stream")
+        trace.pictures = plan.body.n if reply.status == 200 else 0
         return reply
 
     async def _relay(self, visit: Visit, stream: Stream, plan: work.Plan, deadline: float) -> Relay:
@@ -302,6 +317,7 @@ class _Run:
         if reply.status == 200:
             return reply
         code, message = read_error(reply.body)
+        self._failed(reply.status, code)
         reason = retry_reason(reply.status, code)
         if reason is None:
             return self._stands(choice, reply, code)

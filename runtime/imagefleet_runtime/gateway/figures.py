@@ -7,13 +7,13 @@ that no caller's word takes memory.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
 
-from .resources import measured
+from .resources import PoolView, measured
 from .windows import Budget, Window
 
 Name = tuple[str, str, str]
@@ -146,6 +146,19 @@ class Entry:
     """A success that took the caller longer is slow; None: none is."""
 
 
+def entries(pools: Iterable[PoolView]) -> dict[Name, Entry]:
+    """The names of all pools."""
+    return {
+        (pool.namespace, pool.name, entry.name): Entry(
+            entry.window,
+            frozenset(model for model, _ in (*entry.traffic, *entry.mirror)),
+            entry.slow_seconds,
+        )
+        for pool in pools
+        for entry in pool.models
+    }
+
+
 class _Account:
     """All that is counted of one name. By ImageModel, the one that came first at the front."""
 
@@ -204,15 +217,18 @@ class Figures:
             elif account.entry != entry:
                 account.turn(entry)
 
-    def attempt_failed(self, name: Name, model: str, status: int, code: str) -> None:
+    def attempt_failed(self, name: Name, model: str, status: int, code: str) -> bool:
         """A worker did not serve a request: its reply's status and code, or those that stand for a broken connection.
 
-        To be called for each attempt, whatever became of the request, mirrored ones included. Replies that say nothing
-        of the model (4xx, a full queue, draining, a suspension) are left out here.
+        To be called for each attempt, whatever became of the request, mirrored ones included. Whether it is an error of
+        the model: replies that say nothing of it (4xx, a full queue, draining, a suspension) are left out here.
         """
+        if status < 500 or code in _NO_FAULT:
+            return False
         account = self._accounts.get(name)
-        if account is not None and status >= 500 and code not in _NO_FAULT:
+        if account is not None:
             account.arm(model).failed(code)
+        return True
 
     def ended(
         self,
@@ -240,7 +256,9 @@ class Figures:
             self._serve(account, model, pictures)
         if not counts(status, code):
             return
-        if status < 500:
+        if status >= 500:
+            worker = NO_FIGURES
+        else:
             account.arm(model).drew(units, worker)
         if not mirrored:
             self._spend(account, model, status, seconds, worker)

@@ -8,10 +8,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from .figures import WorkerFigures
 from .snapshot import Route
 
 _LABELS = ("namespace", "pool", "model")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
+_SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
 
 Key = tuple[str, str, str]
@@ -54,10 +56,30 @@ class _DemandCollector(Collector):
         yield from (held, running, arrived)
 
 
+class _TrafficCollector(Collector):
+    """Shares of traffic as the snapshot has them, read at each scrape."""
+
+    def __init__(self) -> None:
+        self.routes: tuple[Route, ...] = ()
+
+    def collect(self) -> Iterator[Metric]:
+        percent = GaugeMetricFamily(
+            "imagefleet_gateway_traffic_percent",
+            "Share of a name's traffic that an ImageModel of a pool gets.",
+            labels=(*_LABELS, "name"),
+        )
+        for route in self.routes:
+            for share in route.shares:
+                percent.add_metric((share.namespace, share.pool, share.model, route.name), share.percent)
+        yield percent
+
+
 class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._demand: dict[Key, Demand] = {}
+        self._seen: set[Key] = set()
+        """What has a series without a request of its own: of copies, or while it is suspended."""
         self._codes: dict[tuple[Key, int], Counter] = {}
         self._durations: dict[Key, Histogram] = {}
         self._requests = Counter(
@@ -92,6 +114,45 @@ class Metrics:
             "How long held requests waited.",
             _LABELS,
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._traffic = _TrafficCollector()
+        self.registry.register(self._traffic)
+        self._mirrored = Counter(
+            "imagefleet_gateway_mirrored",
+            "Copies of requests for an ImageModel that nobody waits for, by what became of them.",
+            (*_LABELS, "outcome"),
+            registry=self.registry,
+        )
+        self._checked = Counter(
+            "imagefleet_gateway_pictures_checked",
+            "Pictures that a safety check looked at.",
+            _LABELS,
+            registry=self.registry,
+        )
+        self._unsafe = Counter(
+            "imagefleet_gateway_pictures_unsafe",
+            "Pictures that a safety check found not to be shown.",
+            _LABELS,
+            registry=self.registry,
+        )
+        self._quality = Histogram(
+            "imagefleet_gateway_quality_score",
+            "Mean score of a request's pictures, 0 to 1.",
+            _LABELS,
+            buckets=_SCORES,
+            registry=self.registry,
+        )
+        self._cache_hits = Counter(
+            "imagefleet_gateway_cache_hits",
+            "Requests for a suspended ImageModel that got an answer of earlier again.",
+            _LABELS,
+            registry=self.registry,
+        )
+        self._fallbacks = Counter(
+            "imagefleet_gateway_fallbacks",
+            "Requests that another name served, by reason.",
+            (*_LABELS, "reason"),
             registry=self.registry,
         )
         self._retries = Counter(
@@ -143,6 +204,27 @@ class Metrics:
     def retried(self, key: Key, reason: str) -> None:
         self._retries.labels(*key, reason).inc()
 
+    def mirrored(self, key: Key, outcome: str) -> None:
+        self._seen.add(key)
+        self._mirrored.labels(*key, outcome).inc()
+
+    def looked_at(self, key: Key, worker: WorkerFigures) -> None:
+        """What a worker's checks found in the pictures of one request."""
+        if worker.checked:
+            self._checked.labels(*key).inc(worker.checked)
+            self._unsafe.labels(*key).inc(worker.unsafe)
+        if worker.quality is not None:
+            self._quality.labels(*key).observe(worker.quality)
+
+    def cache_hit(self, key: Key) -> None:
+        self._seen.add(key)
+        self._cache_hits.labels(*key).inc()
+
+    def fell_back(self, key: Key, reason: str) -> None:
+        """A request for `key` was served by another name."""
+        self._seen.add(key)
+        self._fallbacks.labels(*key, reason).inc()
+
     def watch_age(self, kind: str, age: Callable[[], float]) -> None:
         """Read the age of a kind's watch at each scrape."""
         self._watch_age.labels(kind).set_function(age)
@@ -152,13 +234,18 @@ class Metrics:
 
     def keep(self, routes: Iterable[Route]) -> None:
         """Forget what the cluster no longer offers, once none of its requests is left."""
-        offered = {NO_KEY} | {(s.namespace, s.pool, s.model) for route in routes for s in route.shares}
+        # A route is there by its full name, and by its bare name where that is unambiguous.
+        self._traffic.routes = routes = tuple({(r.namespace, r.name): r for r in routes}.values())
+        offered = {NO_KEY} | {
+            (s.namespace, s.pool, s.model) for route in routes for s in (*route.shares, *route.mirrors)
+        }
         busy = {key for key, demand in self._demand.items() if demand.held or demand.running}
         # A request may end after its model has gone, or without any demand: what has a series counts too.
-        for key in (self._demand.keys() | self._durations.keys()) - offered - busy:
+        for key in (self._demand.keys() | self._durations.keys() | self._seen) - offered - busy:
             self._forget(key)
 
     def _forget(self, key: Key) -> None:
+        self._seen.discard(key)
         self._demand.pop(key, None)
         self._durations.pop(key, None)
         labels = dict(zip(_LABELS, key, strict=True))
@@ -170,6 +257,12 @@ class Metrics:
             self._first_event,
             self._held_time,
             self._retries,
+            self._mirrored,
+            self._checked,
+            self._unsafe,
+            self._quality,
+            self._cache_hits,
+            self._fallbacks,
         ):
             metric.remove_by_labels(labels)
 

@@ -9,6 +9,7 @@ from types import TracebackType
 
 from .errors import ApiError, server_error
 from .events import EventTooLargeError, Splitter, error_code, error_event, is_completed
+from .figures import NO_FIGURES, Name, WorkerFigures, read_figures
 from .loads import WorkerLoad
 from .metrics import NO_KEY, Demand, Key
 from .resources import Worker
@@ -25,6 +26,8 @@ class Trace:
     tracing: tuple[tuple[bytes, bytes], ...] = ()
     """W3C Trace Context headers, handed on to the worker."""
     key: Key = NO_KEY
+    name: str = ""
+    """The entry of the pool's models that `key` is of."""
     seed: int | None = None
     worker: str = ""
     worker_code: str = ""
@@ -40,6 +43,18 @@ class Trace:
     """How the request ends if no other worker can be tried; None: it waits for one."""
     hold_until: float | None = None
     """Set when it is first held."""
+    units: float = 0.0
+    """Megapixel-steps."""
+    pictures: int = 0
+    """Those that the caller gets, of a stream as far as it went."""
+    timed: bool = True
+    """Its time is the fleet's doing: not a stream's, which its reader sets, nor a batch's, which may wait."""
+    worker_figures: WorkerFigures = NO_FIGURES
+
+    @property
+    def entry(self) -> Name:
+        namespace, pool, _ = self.key
+        return namespace, pool, self.name
 
 
 class Visit:
@@ -87,10 +102,16 @@ class Visit:
         self._heard_at = now
         self._load.set_rate(model, reply.header(b"x-imagefleet-rate"))
         reported = self._load.report(reply.header(b"x-imagefleet-work-seconds"), now)
+        if isinstance(reply, Reply):
+            self._trace.worker_figures = read_figures(reply)
         served = reply.status == 200
         if served:
             self._load.loading(model, 0.0, now)
         self._settled = reported or served
+
+    def completed(self) -> None:
+        """A picture of a stream was drawn."""
+        self._trace.pictures += 1
 
     def suspect(self) -> None:
         """The connection to the worker broke."""
@@ -186,6 +207,7 @@ class Relay:
     def _note(self, event: bytes) -> None:
         if is_completed(event):
             self._missing -= 1
+            self._visit.completed()
             return
         code = error_code(event)
         if code is not None:

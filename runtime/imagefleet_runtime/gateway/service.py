@@ -6,9 +6,11 @@ from collections.abc import Callable
 from .app import App, Sink
 from .bodies import Budget
 from .dispatch import Dispatcher
+from .figures import Figures, entries
 from .fleet import Fleet, Prober
 from .hold import Hold
 from .metrics import Metrics
+from .mirror import Mirror
 from .settings import Settings
 from .tokens import Tokens
 from .upstream import Upstream
@@ -22,6 +24,7 @@ class Gateway:
     ) -> None:
         self.fleet = Fleet()
         self.metrics = Metrics()
+        self.figures = Figures(clock=clock)
         self.hold = Hold(settings.hold_limit)
         self.upstream = Upstream()
         self.bodies = Budget(settings.body_bytes)
@@ -32,20 +35,44 @@ class Gateway:
             tokens,
             self.hold,
             self.metrics,
+            self.figures,
             hold_seconds=settings.hold_seconds,
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
         )
-        self.app = App(self.fleet, dispatcher, self.metrics, self.bodies, settings.pod, log, clock)
+        self.mirror = Mirror(
+            self.fleet,
+            self.upstream,
+            tokens,
+            self.figures,
+            self.metrics,
+            upstream_seconds=settings.upstream_seconds,
+            clock=clock,
+        )
+        self.app = App(
+            self.fleet,
+            dispatcher,
+            self.metrics,
+            self.figures,
+            self.mirror,
+            self.bodies,
+            settings.pod,
+            log,
+            clock,
+        )
         self.fleet.on_change.append(self._changed)
 
     def _changed(self) -> None:
-        workers = self.fleet.snapshot.workers.values()
+        snapshot = self.fleet.snapshot
+        workers = snapshot.workers.values()
         self.upstream.forget({(worker.host, worker.port) for worker in workers})
-        self.metrics.keep(self.fleet.snapshot.routes.values())
+        self.metrics.keep(snapshot.routes.values())
+        self.figures.keep(entries(snapshot.pools))
+        self.mirror.keep(snapshot.routes)
         self._prober.update(workers)
         self.hold.changed()
 
     def close(self) -> None:
         self._prober.close()
+        self.mirror.close()
         self.upstream.close()

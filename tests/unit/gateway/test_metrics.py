@@ -54,7 +54,7 @@ async def test_metrics_of_what_is_gone_are_forgotten(gateway: Harness) -> None:
         await gateway.post(PROMPT)
         gateway.set_fleet(worker.view(), pools=(make_pool("other"),))
         await until(lambda: "other" in str(gateway.gateway.fleet.snapshot.routes))
-        assert "shapes-1" not in (await gateway.get("/metrics"))[1]
+        assert 'pool="thumbs"' not in (await gateway.get("/metrics"))[1]
         assert json.loads((await gateway.get("/v1/gateway"))[1])["models"] == []
 
 

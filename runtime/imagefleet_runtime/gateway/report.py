@@ -1,0 +1,24 @@
+"""The body of `GET /v1/gateway`: what the operator reads."""
+
+import msgspec
+
+from .figures import Figures
+from .metrics import Metrics
+
+_encoder = msgspec.json.Encoder()
+
+
+def report(pod: str, metrics: Metrics, figures: Figures) -> bytes:
+    """JSON in the form that docs/contract.md gives."""
+    models = [
+        {
+            "namespace": namespace,
+            "pool": pool,
+            "model": model,
+            "held": demand.held,
+            "running": demand.running,
+            "arrivedWorkSeconds": demand.arrived_work_seconds,
+        }
+        for (namespace, pool, model), demand in metrics.demands()
+    ]
+    return _encoder.encode({"pod": pod, "models": models, "names": figures.report()})
