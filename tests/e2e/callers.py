@@ -1,0 +1,92 @@
+"""Callers that keep asking both gateways for pictures, and what each of them got."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from types import TracebackType
+
+import openai
+
+from tests.e2e.images import client_of
+
+PROMPTS = tuple(
+    f"a {colour} {shape} on {background}"
+    for colour, shape, background in itertools.product(
+        ("blue", "green", "yellow", "purple"), ("circle", "square", "triangle", "star"), ("white", "gray")
+    )
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One request: when it ended (seconds of the epoch), its status (0: no answer), its error's code, who drew it."""
+
+    at: float
+    status: int
+    code: str
+    model: str
+
+
+class Callers:
+    """Several callers, each with one request at a time, from `with` to its end. Nothing is tried again."""
+
+    def __init__(self, gateways: list[str], model: str, *, callers: int = 4, steps: int = 12) -> None:
+        self._gateways = gateways
+        self._model = model
+        self._steps = steps
+        self._stop = threading.Event()
+        self._numbers = itertools.count()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(callers)]
+        self.outcomes: list[Outcome] = []
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def failed(self) -> Counter[tuple[int, str, str]]:
+        """What went wrong, how often: status, code, model."""
+        return Counter((one.status, one.code, one.model) for one in self.outcomes if one.status != 200)
+
+    def served_by(self, since: float = 0.0) -> Counter[str]:
+        """Pictures by the model that drew them."""
+        return Counter(one.model for one in self.outcomes if one.status == 200 and one.at >= since)
+
+    def wait_for_more(self, requests: int, seconds: float = 60.0) -> None:
+        """Until so many further requests have ended."""
+        wanted, deadline = len(self.outcomes) + requests, time.monotonic() + seconds
+        while len(self.outcomes) < wanted:
+            assert time.monotonic() < deadline, f"{len(self.outcomes)} requests ended, {wanted} were awaited"
+            time.sleep(0.05)
+
+    def _run(self, caller: int) -> None:
+        with client_of(self._gateways[caller % len(self._gateways)]) as client:
+            while not self._stop.is_set():
+                self.outcomes.append(self._ask(client, next(self._numbers)))
+
+    def _ask(self, client: openai.OpenAI, number: int) -> Outcome:
+        try:
+            raw = client.images.with_raw_response.generate(
+                model=self._model,
+                prompt=PROMPTS[number % len(PROMPTS)],
+                size="64x64",
+                extra_body={"seed": number, "num_inference_steps": self._steps},
+            )
+        except openai.APIStatusError as error:
+            model = error.response.headers.get("x-imagefleet-model", "")
+            return Outcome(time.time(), error.status_code, str(error.code or ""), model)
+        except openai.APIConnectionError as error:
+            return Outcome(time.time(), 0, type(error.__cause__).__name__, "")
+        return Outcome(time.time(), 200, "", raw.headers["x-imagefleet-model"])
