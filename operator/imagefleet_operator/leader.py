@@ -20,6 +20,7 @@ from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.queue import WorkQueue
 from imagefleet_operator.reconcile import Reconciler
+from imagefleet_operator.rollout_metrics import RolloutMetrics
 from imagefleet_operator.settings import Settings
 from imagefleet_operator.store.store import Key, Store
 from imagefleet_operator.sync import follow_relists, list_all, resync
@@ -80,6 +81,7 @@ class Leader:
         self._gateway_queue: WorkQueue[str] = WorkQueue(
             "gateway", self._counts.run, concurrency=GATEWAYS_AT_ONCE
         )
+        self._rollouts = RolloutMetrics()
         self._relisted = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -147,6 +149,7 @@ class Leader:
             )
             for (condition, status), count in found.items():
                 metrics.PARENTS.labels(kind, condition, status).set(count)
+        self._rollouts.refresh(self._store.parents(POOL.kind))
 
     async def _resync(self) -> None:
         await resync(self._store, self._client, self._queue.add, self._settings.resync_seconds)

@@ -19,6 +19,12 @@ KUBE_VERSION = "1.36.0"
 
 Object = dict[str, Any]
 
+VALUE_SETS = {
+    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
+    for path in sorted((CHART / "ci").glob("*-values.yaml"))
+}
+"""The chart's own sets of values: default, minimal, full."""
+
 
 class HelmError(RuntimeError):
     """Helm ended with an error; the message is what it wrote."""

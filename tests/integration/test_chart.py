@@ -36,6 +36,7 @@ ACCESS = (
     ("imagefleet-operator", "patch", "deployments.apps", True),
     ("imagefleet-operator", "patch", "inferencepools/status.imagefleet.dev", True),
     ("imagefleet-operator", "patch", "inferencepools.imagefleet.dev", False),
+    ("imagefleet-operator", "list", "pods", True),
     ("imagefleet-operator", "delete", "deployments.apps", False),
     ("imagefleet-operator", "get", "secrets", False),
     ("imagefleet-operator", "create", "pods/exec", False),

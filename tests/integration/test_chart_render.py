@@ -13,15 +13,11 @@ from imagefleet_operator.plan.workers import NodeCache, WorkerDefaults
 from imagefleet_operator.settings import parse_settings
 
 from tests.cluster.fleet import CHART
-from tests.integration.helm import Helm, HelmError, Object, of_kind, pod_specs
+from tests.integration.helm import VALUE_SETS, Helm, HelmError, Object, of_kind, pod_specs
 
 Values = dict[str, Any]
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
-VALUE_SETS = {
-    path.name.removesuffix("-values.yaml"): yaml.safe_load(path.read_text())
-    for path in sorted((CHART / "ci").glob("*-values.yaml"))
-}
 SOURCE_CRDS = [yaml.safe_load(path.read_text()) for path in sorted((CHART / "files" / "crds").glob("*.yaml"))]
 
 
@@ -270,51 +266,6 @@ def test_user_ids_can_be_left_to_the_cluster(helm: Helm) -> None:
     free = {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}}
     for spec in pod_specs(helm.template({"operator": free, "gateway": free})).values():
         assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-
-
-def test_workers_are_open_to_the_operator_and_the_gateway_alone(helm: Helm) -> None:
-    values = {"networkPolicy": {"workers": {"namespaces": ["pictures", "thumbnails"]}}}
-    policies = [
-        found for found in helm.template(values) if found["metadata"]["name"] == "fleet-imagefleet-workers"
-    ]
-    assert [policy["metadata"]["namespace"] for policy in policies] == ["pictures", "thumbnails"]
-    for policy in policies:
-        (rule,) = policy["spec"]["ingress"]
-        assert rule["ports"] == [{"protocol": "TCP", "port": 8000}]
-        assert [peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] for peer in rule["from"]] == [
-            "imagefleet-operator",
-            "imagefleet-gateway",
-        ]
-        assert {
-            peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"] for peer in rule["from"]
-        } == {"fleet-system"}
-        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-        assert "egress" not in policy["spec"]
-
-
-def test_workers_reach_what_the_values_name_and_dns(helm: Helm) -> None:
-    https = {"ports": [{"protocol": "TCP", "port": 443}]}
-    policies = of_kind(helm.template({"networkPolicy": {"workers": {"egress": [https]}}}), "NetworkPolicy")
-    dns = {"ports": [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]}
-    assert policies["fleet-imagefleet-workers"]["spec"]["egress"] == [dns, https]
-
-
-def test_whoever_reads_metrics_is_let_in_everywhere(helm: Helm) -> None:
-    values = VALUE_SETS["full"]
-    monitoring = values["networkPolicy"]["metrics"]["from"][0]
-    policies = of_kind(
-        [found for found in helm.template(values) if found["kind"] == "NetworkPolicy"], "NetworkPolicy"
-    )
-    assert set(policies) == {"fleet-operator", "fleet-gateway", "fleet-workers"}
-    for policy in policies.values():
-        assert monitoring in policy["spec"]["ingress"][0]["from"]
-
-
-def test_a_closed_gateway_still_answers_the_operator(helm: Helm) -> None:
-    policies = of_kind(helm.template(VALUE_SETS["full"]), "NetworkPolicy")
-    peers = policies["fleet-gateway"]["spec"]["ingress"][0]["from"]
-    selectors = [peer["podSelector"]["matchLabels"] for peer in peers if "podSelector" in peer]
-    assert [labels["app.kubernetes.io/name"] for labels in selectors] == ["imagefleet-operator"]
 
 
 def test_pod_monitors_find_the_operator_the_gateway_and_workers_of_all_namespaces(helm: Helm) -> None:
