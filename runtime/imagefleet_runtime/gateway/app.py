@@ -223,6 +223,7 @@ class App:
             units=trace.units,
             worker=trace.worker_figures,
             pictures=trace.pictures,
+            repeated=status == 200 and not trace.attempts,
         )
         self._metrics.looked_at(trace.key, trace.worker_figures)
         line = LogLine(

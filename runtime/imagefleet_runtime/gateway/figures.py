@@ -242,19 +242,21 @@ class Figures:
         worker: WorkerFigures = NO_FIGURES,
         pictures: int = 0,
         mirrored: bool = False,
+        repeated: bool = False,
     ) -> None:
         """A request ended; `status` 499: its caller left.
 
         `seconds` from its arrival to its reply, None where they are no measure (a stream is as slow as its reader, a
-        batch may wait); `units` its megapixel-steps; `pictures` those that the caller got. An error is an error of the
-        arm by `attempt_failed` alone, once for each attempt.
+        batch may wait); `units` its megapixel-steps; `pictures` those that the caller got; `repeated`: an answer of earlier
+        was given again, which says nothing but that it was. An error is an error of the arm by `attempt_failed` alone,
+        once for each attempt.
         """
         account = self._accounts.get(name)
         if account is None:
             return
         if pictures and not mirrored:
             self._serve(account, model, pictures)
-        if not counts(status, code):
+        if repeated or not counts(status, code):
             return
         if status >= 500:
             worker = NO_FIGURES

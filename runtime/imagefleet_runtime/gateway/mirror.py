@@ -114,6 +114,10 @@ class Mirror:
         self._turns: dict[Target, _Turns] = {}
         self._copies: dict[asyncio.Task[Outcome], _Copy] = {}
 
+    def __len__(self) -> int:
+        """Copies under way."""
+        return len(self._copies)
+
     def keep(self, routes: Mapping[str, Route]) -> None:
         """Take over which ImageModels get copies, and of which percent of a name's requests. Copies to others end."""
         self._shares = {}

@@ -187,6 +187,13 @@ def test_a_mirrored_request_counts_in_its_arm_alone() -> None:
     assert (counted.of("budget"), counted.of("served")) == (None, None)
 
 
+def test_an_answer_of_earlier_that_is_given_again_is_served_and_nothing_else() -> None:
+    counted = Counted()
+    counted.ends(repeated=True, pictures=2)
+    assert counted.of("served")["pictures"] == 2
+    assert (counted.of("arms"), counted.of("budget")) == (None, None)
+
+
 def test_pictures_of_a_stream_that_was_cut_off_were_served_all_the_same() -> None:
     counted = Counted()
     counted.ends(499, "client_closed_request", pictures=1)
