@@ -92,12 +92,17 @@ KINDS = (
         columns=(
             _READY,
             Column("Desired", ".spec.replicas", "Workers asked for.", type="integer"),
-            Column("Workers", ".status.replicas", "Worker pods there are.", type="integer"),
             Column("Up", ".status.readyReplicas", "Worker pods that are Ready.", type="integer"),
             # The API server prints the first match of a path, so this is the first of several models.
             Column("Model", ".spec.models[*].name", "The first model's name, as callers write it."),
+            Column("Stable", ".status.rollout.stable", "The model that serves, of the entry that rolls out."),
+            Column("Canary", ".status.rollout.canary", "The model that it moves to."),
+            Column("Weight", ".status.rollout.weight", "The canary's share of the requests."),
+            Column("Step", ".status.rollout.step", "The step under way, of how many."),
             _REASON,
             _AGE,
+            Column("Workers", ".status.replicas", "Worker pods there are.", type="integer", priority=1),
+            Column("Phase", ".status.rollout.phase", "What the rollout does.", priority=1),
             Column("Accelerator", ".status.accelerator.name", "What the workers draw on.", priority=1),
             _MESSAGE,
         ),

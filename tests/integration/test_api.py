@@ -41,7 +41,9 @@ READY = {
     "reason": "WorkersStarting",
     "message": "0 of 1 workers are ready.",
 }
-CACHED = {**READY, "type": "Cached", "reason": "Fetching", "message": "1 of 4 workers fetch the files."}
+MODEL_STATUS, POOL_STATUS = (
+    yaml.safe_load((FOLDER / "status" / f"{kind}.yaml").read_text()) for kind in ("model", "pool")
+)
 NOT_OURS = {".apiVersion", ".kind", ".metadata"}
 
 
@@ -154,6 +156,7 @@ def test_the_shortest_pool_gets_every_default_outside_lists(shared: Kubectl) -> 
     assert dry_run(shared, POOL)["spec"] == {
         "models": [{"name": "tiny", "model": "tiny-1"}],
         "replicas": 1,
+        "suspend": False,
         "worker": {"accelerator": {"resource": "nvidia.com/gpu", "count": 1}, "maxRequestSeconds": 300},
     }
 
@@ -270,54 +273,46 @@ def test_kubectl_wait_reads_the_conditions(kubectl: Kubectl) -> None:
 
 def test_a_pool_is_shown_in_columns(kubectl: Kubectl) -> None:
     kubectl.apply(POOL)
-    status = {
-        "replicas": 3,
-        "readyReplicas": 2,
-        "conditions": [READY],
-        "accelerator": {"name": "NVIDIA-H200"},
-    }
-    patch_status(kubectl, "imgpool/shortest", status)
+    patch_status(kubectl, "imgpool/shortest", POOL_STATUS)
     head, row = table(kubectl("get", "imgpool"))
-    assert head == ["NAME", "READY", "DESIRED", "WORKERS", "UP", "MODEL", "REASON", "AGE"]
-    assert row[:-1] == ["shortest", "False", "1", "3", "2", "tiny", "WorkersStarting"]
+    rolling = ["STABLE", "CANARY", "WEIGHT", "STEP"]
+    assert head == ["NAME", "READY", "DESIRED", "UP", "MODEL", *rolling, "REASON", "AGE"]
+    assert row[:5] == ["shortest", "False", "1", "2", "tiny"]
+    assert row[5:-1] == ["tiny-1", "tiny-2", "5%", "2/5", "WorkersStarting"]
     wide, wide_row = table(kubectl("get", "imgpool", "-o", "wide"))
-    assert wide[len(head) :] == ["ACCELERATOR", "MESSAGE"]
-    assert wide_row[len(head) :] == ["NVIDIA-H200", READY["message"]]
+    assert wide[len(head) :] == ["WORKERS", "PHASE", "ACCELERATOR", "MESSAGE"]
+    assert wide_row[len(head) :] == ["3", "Paused", "NVIDIA-H200", "2 of 3 workers are ready."]
+
+
+def test_a_pool_that_moves_nowhere_shows_its_stable_model(kubectl: Kubectl) -> None:
+    kubectl.apply(POOL)
+    patch_status(kubectl, "imgpool/shortest", {"rollout": {"stable": "tiny-1"}, "conditions": [READY]})
+    (_, row) = table(kubectl("get", "imgpool"))
+    assert row[:-1] == ["shortest", "False", "1", "tiny", "tiny-1", "WorkersStarting"]
 
 
 def test_a_model_is_shown_in_columns(kubectl: Kubectl) -> None:
     kubectl.apply(MODEL)
-    status = {
-        "className": "FluxPipeline",
-        "bytes": 1234,
-        "digest": "sha256:abc",
-        "copies": {
-            "available": 3,
-            "total": 4,
-            "failed": 0,
-            "fetching": 1,
-            "bytesFetched": 1,
-            "bytesTotal": 9,
-        },
-        "adapters": [{"name": "pixel", "digest": "sha256:abc", "bytes": 7}],
-        "performance": [
-            {
-                "accelerator": "NVIDIA-H200",
-                "modes": ["text-to-image"],
-                "sizes": [{"size": "512x512", "maxBatch": 4, "secondsPerStep": 0.05}],
-            },
-            {"accelerator": "cpu", "unsupported": "float8-dynamic needs a GPU."},
-        ],
-        "conditions": [READY, CACHED],
-    }
-    patch_status(kubectl, "imgmodel/shortest", status)
+    patch_status(kubectl, "imgmodel/shortest", MODEL_STATUS)
     head, row = table(kubectl("get", "imgmodel"))
     assert head == ["NAME", "READY", "CLASS", "BYTES", "COPIES", "CACHED", "REASON", "AGE"]
     assert row[:-1] == ["shortest", "False", "FluxPipeline", "1234", "3", "Fetching", "WorkersStarting"]
-    assert kubectl.get("imgmodel/shortest")["status"] == {"observedGeneration": -1, **status}
     wide, wide_row = table(kubectl("get", "imgmodel", "-o", "wide"))
     assert wide[len(head) :] == ["SOURCE", "DIGEST", "MESSAGE"]
-    assert wide_row[len(head) :] == ["file:///models/tiny-1", "sha256:abc", READY["message"]]
+    assert wide_row[len(head) :] == ["file:///models/tiny-1", "sha256:abc", "0 of 1 workers are ready."]
+
+
+@pytest.mark.parametrize(
+    ("manifest", "name", "status"),
+    [(MODEL, "imgmodel/shortest", MODEL_STATUS), (POOL, "imgpool/shortest", POOL_STATUS)],
+    ids=["model", "pool"],
+)
+def test_nothing_of_a_status_is_lost(
+    kubectl: Kubectl, manifest: str, name: str, status: dict[str, Any]
+) -> None:
+    kubectl.apply(manifest)
+    patch_status(kubectl, name, status)
+    assert kubectl.get(name)["status"] == {"observedGeneration": -1, **status}
 
 
 def test_one_category_lists_both_kinds(kubectl: Kubectl) -> None:
@@ -363,6 +358,8 @@ def test_kubectl_explains_every_field(shared: Kubectl, kind: Any) -> None:
             "Workers that always hold the model, ready to draw; 1 where absent.",
         ),
         ("inferencepools.imagefleet.dev.spec.replicas", "kubectl scale"),
+        ("imgpool.spec.models.rollout.steps.setWeight", "The canary gets this share of the requests"),
+        ("imgpool.status.suspensions.until", "absent while it holds"),
         ("imgpool.spec.worker.podTemplate.spec.containers.name", "Tells it apart"),
         ("imgpool.status.accelerator.powerWatts", "Power drawn, the sum."),
     ],

@@ -63,7 +63,8 @@ class Checked:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         made = (rule(c.cel, c.message, path=c.path, reason=c.reason) for c in self._checks)
-        return handler(schema) | rules(*made)
+        bare = handler(schema)
+        return bare | rules(*bare.get("x-kubernetes-validations", ()), *made)
 
     def _check(self, value: Any) -> Any:
         for check in self._checks:

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
 from imagefleet_operator.api.checks import Check, Checked, pattern
 from imagefleet_operator.api.common import (
@@ -245,6 +245,19 @@ class Worker(ApiModel):
     )
 
 
+FLOOR_CHECK = Check(
+    cel="(has(self.worker.checks) && has(self.worker.checks.safety)) || "
+    "!self.models.exists(entry, has(entry.slo) && has(entry.slo.safetyPassRate))",
+    holds=lambda spec: (
+        spec.worker.checks.safety is not None
+        or all(entry.slo.safety_pass_rate is None for entry in spec.models)
+    ),
+    message="slo.safetyPassRate is never measured without a safety check: set worker.checks.safety to the check's "
+    "name, for example shapes",
+    path=".worker.checks",
+)
+
+
 class InferencePoolSpec(ApiModel):
     """What a pool serves, on what, and how large it is."""
 
@@ -256,7 +269,8 @@ class InferencePoolSpec(ApiModel):
                 "it later)",
                 path=".replicas",
                 reason="FieldValueRequired",
-            )
+            ),
+            rule(FLOOR_CHECK.cel, FLOOR_CHECK.message, path=FLOOR_CHECK.path),
         )
     )
 
@@ -288,6 +302,12 @@ class InferencePoolSpec(ApiModel):
         description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it.",
         ge=0,
     )
+
+    @model_validator(mode="after")
+    def _measured_floors(self) -> Self:
+        if not FLOOR_CHECK.holds(self):
+            raise ValueError(FLOOR_CHECK.message)
+        return self
 
 
 @dataclass(frozen=True, slots=True)

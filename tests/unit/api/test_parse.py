@@ -19,13 +19,28 @@ from imagefleet_operator.api import (
     Metadata,
 )
 
-from tests.integration.manifests import condition_manifests, good_manifests
+from tests.integration.manifests import (
+    FOLDER,
+    BadManifest,
+    condition_manifests,
+    good_manifests,
+    refused_manifests,
+)
 
 KINDS: dict[str, type[ImageModel] | type[InferencePool]] = {
     "ImageModel": ImageModel,
     "InferencePool": InferencePool,
 }
 METADATA = {"name": "shapes-1", "namespace": "studio", "uid": "u-1", "generation": 3, "resourceVersion": "17"}
+ROLLOUTS = ("rollout", "slo", "stickiness", "experiment", "shadow", "fallback", "checks")
+ONLY_THE_API_SERVER = ("unknown field", "Duplicate value", "must be of type")
+"""Fields that are not there, items that are there twice, and texts that pydantic reads as numbers."""
+ROLLOUT_MISTAKES = [
+    manifest
+    for manifest in refused_manifests()
+    if manifest.path.stem.removeprefix("pool-").startswith(ROLLOUTS)
+    and not any(what in str(manifest.refusal) for what in ONLY_THE_API_SERVER)
+]
 
 
 def make_model(**spec: Any) -> dict[str, Any]:
@@ -68,6 +83,15 @@ def test_what_only_the_operator_can_find_wrong_is_still_read(manifest: Any) -> N
         assert parsed.metadata.name == document["metadata"]["name"]
 
 
+@pytest.mark.parametrize("manifest", ROLLOUT_MISTAKES, ids=lambda manifest: manifest.path.stem)
+def test_what_the_api_server_refuses_is_not_read_either(manifest: BadManifest) -> None:
+    with pytest.raises(InvalidResource) as caught:
+        InferencePool.parse(stored(manifest.documents[-1]))
+    named = caught.value.message.partition(": ")[0]
+    assert named.startswith("spec")
+    assert str(manifest.refusal).replace("\\", "").startswith(named)
+
+
 def test_the_shortest_model_has_every_default() -> None:
     spec = ImageModel.parse(make_model()).spec
     assert spec.to_dict() == {
@@ -94,6 +118,8 @@ def test_the_shortest_pool_has_every_default() -> None:
     assert spec.worker.accelerator.to_dict() == {"resource": "nvidia.com/gpu", "count": 1}
     assert spec.worker.max_request_seconds == 300
     assert spec.worker.image is None
+    assert spec.worker.checks.to_dict() == {}
+    assert (spec.suspend, spec.models[0].suspend) == (False, False)
     assert spec.worker.pod_template.to_dict() == {"metadata": {"labels": {}, "annotations": {}}, "spec": {}}
 
 
@@ -220,6 +246,13 @@ def test_a_status_that_cannot_be_read_counts_as_never_written(status: Any) -> No
     model = ImageModel.parse(make_model() | {"status": status})
     assert model.status == ImageModelStatus()
     assert model.status.observed_generation == -1
+
+
+@pytest.mark.parametrize(("kind", "name"), [(ImageModel, "model"), (InferencePool, "pool")])
+def test_a_status_is_read_without_loss(kind: type[ImageModel] | type[InferencePool], name: str) -> None:
+    raw = yaml.safe_load((FOLDER / "status" / f"{name}.yaml").read_text())
+    made = make_model() if kind is ImageModel else make_pool()
+    assert subset(raw, kind.parse(made | {"status": raw}).status.to_dict())
 
 
 def test_a_field_that_a_newer_version_added_is_ignored() -> None:

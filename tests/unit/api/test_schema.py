@@ -19,9 +19,10 @@ from scripts.generate_crds import (
     generated_files,
     main,
 )
-from tests.integration.manifests import refused_manifests
+from tests.integration.manifests import FOLDER, refused_manifests
 
 MAX_BYTES = 200_000
+ORDERED = (".spec.models[].rollout.steps", ".status.history", ".status.suspensions")
 DEFINITIONS = {kind.resource.KIND: custom_resource_definition(kind) for kind in KINDS}
 
 
@@ -62,11 +63,12 @@ def test_every_field_says_what_it_means(kind: str) -> None:
     assert undocumented == [".metadata"]  # Kubernetes documents that one
 
 
-def test_every_list_can_be_merged_item_by_item() -> None:
+def test_every_list_can_be_merged_item_by_item_unless_its_order_is_what_it_means() -> None:
     """Objects by a key of theirs, texts as a set."""
     lists = {path: field for _, path, field, _ in ALL_FIELDS if field.get("type") == "array"}
     wanted = {path: "set" if field["items"]["type"] == "string" else "map" for path, field in lists.items()}
     assert set(wanted.values()) == {"set", "map"}
+    wanted |= dict.fromkeys(ORDERED, "atomic")
     assert {path: field.get("x-kubernetes-list-type") for path, field in lists.items()} == wanted
 
 
@@ -85,6 +87,25 @@ def test_a_status_has_no_default_but_that_nobody_has_seen_it() -> None:
         status = root(kind)["properties"]["status"]
         assert status["default"] == {"observedGeneration": -1}
         assert not [path for path, field, _ in fields(status, "") if "default" in field]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("ImageModel", "model"), ("InferencePool", "pool")])
+def test_the_tests_know_a_status_with_every_field(kind: str, name: str) -> None:
+    status = yaml.safe_load((FOLDER / "status" / f"{name}.yaml").read_text())
+    shown = {*paths(status, ".status"), ".status.observedGeneration"}
+    known = {path for owner, path, _, _ in ALL_FIELDS if owner == kind and path.startswith(".status.")}
+    assert known - shown == set()
+
+
+def paths(node: Any, path: str) -> Iterator[str]:
+    """The path of every part of a value, lists as `fields` writes them."""
+    yield path
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from paths(value, f"{path}.{key}")
+    if isinstance(node, list):
+        for value in node:
+            yield from paths(value, f"{path}[]")
 
 
 def test_every_text_of_a_spec_that_a_rule_reads_is_bounded() -> None:
