@@ -48,6 +48,9 @@ PSEUDO_SQUARES = 0.25
 2023, section 3.2), or one more latency e^0.5 times the others'. Otherwise a few equal values would have no spread at
 all."""
 
+LARGEST = 700.0
+"""Of a mean: exp of more is no float. NaN and infinity are not within it."""
+
 FLOOR_ALARM = 0.0001
 """The chance of an alarm for a model at its floor, for one series of pictures. Ten times less than what is promised:
 the windows in which it is asked for overlap."""
@@ -96,18 +99,25 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class _Limits:
+    """What one metric is judged by."""
+
+    tolerance: float
+    least: int
+    """Counted on each side before it passes."""
+    chance: float
+    """Of being found worse where it is equal."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Compared:
-    """One metric of both sides. ``harm`` is above 0 where the canary is worse, in the unit of the tolerance."""
+    """One metric of both sides."""
 
     stable: float
     canary: float
     counts: tuple[int, int]
     """Of the stable and of the canary."""
-    harm: float
-    worse: bool
-    """The harm is certainly above 0."""
-    within: bool
-    """The harm is certainly below the tolerance."""
+    outcome: Outcome
 
 
 def judge(spec: AnalysisSpec, stable: Arm, canary: Arm, *, windows: int) -> Judgement:
@@ -116,12 +126,16 @@ def judge(spec: AnalysisSpec, stable: Arm, canary: Arm, *, windows: int) -> Judg
     ``windows`` is how many windows the rollout has (its SetWeight steps): the chance of a false abort is divided over
     them.
     """
-    false_abort = FALSE_ABORT / max(1, windows) / max(1, len(spec.tolerances))
+    chance = FALSE_ABORT / max(1, windows) / max(1, len(spec.tolerances))
     findings = tuple(
-        _finding(metric, compared, spec)
+        _finding(metric, compared)
         for metric in Metric
         if metric in spec.tolerances
-        and (compared := _compare(metric, stable, canary, spec.tolerances[metric], false_abort)) is not None
+        and (
+            compared := _compare(
+                metric, stable, canary, _Limits(spec.tolerances[metric], spec.min_requests, chance)
+            )
+        )
     )
     return Judgement(_together([finding.outcome for finding in findings]), findings)
 
@@ -158,54 +172,64 @@ _MOMENTS: Mapping[Metric, Callable[[Arm], Moments]] = {
 }
 
 
-def _compare(metric: Metric, stable: Arm, canary: Arm, tolerance: float, chance: float) -> _Compared | None:
+def _compare(metric: Metric, stable: Arm, canary: Arm, limits: _Limits) -> _Compared | None:
     """None where either side has nothing, or what it has is no number."""
     if metric in _BADS:
         bads = _BADS[metric]
-        return _compare_rates(metric, bads(stable), bads(canary), tolerance, chance)
+        return _compare_rates(metric, bads(stable), bads(canary), limits)
     moments = _MOMENTS[metric]
-    return _compare_means(metric, moments(stable), moments(canary), tolerance, chance)
+    return _compare_means(metric, moments(stable), moments(canary), limits)
 
 
 def _compare_rates(
-    metric: Metric, stable: tuple[int, int], canary: tuple[int, int], tolerance: float, chance: float
+    metric: Metric, stable: tuple[int, int], canary: tuple[int, int], limits: _Limits
 ) -> _Compared | None:
-    if stable[1] <= 0 or canary[1] <= 0:
+    if not _counted(*stable) or not _counted(*canary):
         return None
+    counts = stable[1], canary[1]
     shares = stable[0] / stable[1], canary[0] / canary[1]
-    own = [1 - share for share in shares] if metric is Metric.SAFETY_PASS_RATE else shares
-    return _Compared(
-        stable=own[0],
-        canary=own[1],
-        counts=(stable[1], canary[1]),
-        harm=shares[1] - shares[0],
-        worse=evidence_worse(canary, stable) >= -log(chance),
-        within=evidence_within(canary, stable, tolerance) >= -log(MISS),
+    outcome = _outcome(
+        shares[1] - shares[0],
+        counts,
+        limits,
+        worse=lambda: evidence_worse(canary, stable) >= -log(limits.chance),
+        within=lambda: evidence_within(canary, stable, limits.tolerance) >= -log(MISS),
     )
+    own = (1 - shares[0], 1 - shares[1]) if metric is Metric.SAFETY_PASS_RATE else shares
+    return _Compared(*own, counts, outcome)
 
 
-def _compare_means(
-    metric: Metric, stable: Moments, canary: Moments, tolerance: float, chance: float
-) -> _Compared | None:
+def _compare_means(metric: Metric, stable: Moments, canary: Moments, limits: _Limits) -> _Compared | None:
     if not _measured(stable) or not _measured(canary):
         return None
+    counts = stable.count, canary.count
     means = stable.total / stable.count, canary.total / canary.count
-    own = [exp(mean) for mean in means] if metric is Metric.LATENCY else means
+    own = (exp(means[0]), exp(means[1])) if metric is Metric.LATENCY else means
+    if min(counts) < MIN_MEASURED:
+        return _Compared(*own, counts, Outcome.INCONCLUSIVE)
     harm = means[1] - means[0] if metric is Metric.LATENCY else means[0] - means[1]
-    fewer = min(stable.count, canary.count)
-    if fewer < MIN_MEASURED:
-        worse = within = False
-    else:
-        # The larger variance for both: a few canary requests that happen to be alike must not look certain.
-        spread = max(_variance(stable), _variance(canary))
-        variance = spread * (1 / stable.count + 1 / canary.count)
-        worse = harm > mean_radius(variance, fewer - 1, tolerance, chance)
-        within = harm + mean_radius(variance, fewer - 1, tolerance, MISS) < tolerance
-    return _Compared(own[0], own[1], (stable.count, canary.count), harm, worse, within)
+    # The larger spread for both: a few canary requests that happen to be alike must not look certain.
+    variance = max(_variance(stable), _variance(canary)) * (1 / stable.count + 1 / canary.count)
+
+    def radius(chance: float) -> float:
+        return mean_radius(variance, min(counts) - 1, limits.tolerance, chance)
+
+    outcome = _outcome(
+        harm,
+        counts,
+        limits,
+        worse=lambda: harm > radius(limits.chance),
+        within=lambda: harm + radius(MISS) < limits.tolerance,
+    )
+    return _Compared(*own, counts, outcome)
+
+
+def _counted(bad: int, total: int) -> bool:
+    return total > 0 and 0 <= bad <= total
 
 
 def _measured(moments: Moments) -> bool:
-    return moments.count > 0 and isfinite(moments.total) and isfinite(moments.squares)
+    return moments.count > 0 and abs(moments.total) <= LARGEST * moments.count and isfinite(moments.squares)
 
 
 def _variance(moments: Moments) -> float:
@@ -214,17 +238,43 @@ def _variance(moments: Moments) -> float:
     return (deviations + PSEUDO_SQUARES) / (moments.count - 1)
 
 
-def _finding(metric: Metric, compared: _Compared, spec: AnalysisSpec) -> Finding:
-    tolerance = spec.tolerances[metric]
-    if compared.worse and compared.harm > tolerance / 2:
-        outcome, verdict = Outcome.FAILED, "is worse"
-    elif compared.within and min(compared.counts) >= spec.min_requests:
-        outcome, verdict = Outcome.PASSED, "is no worse"
-    else:
-        outcome, verdict = Outcome.INCONCLUSIVE, "is not certain yet"
+def _outcome(
+    harm: float,
+    counts: tuple[int, int],
+    limits: _Limits,
+    *,
+    worse: Callable[[], bool],
+    within: Callable[[], bool],
+) -> Outcome:
+    """``worse``: the harm is certainly above 0; ``within``: it is certainly below the tolerance. Asked only where it
+    matters."""
+    if harm > limits.tolerance / 2 and worse():
+        return Outcome.FAILED
+    if min(counts) >= limits.least and within():
+        return Outcome.PASSED
+    return Outcome.INCONCLUSIVE
+
+
+_WORDS = {
+    Outcome.FAILED: "is worse",
+    Outcome.PASSED: "is no worse",
+    Outcome.INCONCLUSIVE: "is not certain yet",
+}
+
+
+def _finding(metric: Metric, compared: _Compared) -> Finding:
     of_stable, of_canary = compared.counts
     message = (
-        f"{metric} {verdict}: {compared.canary:.4g} of the canary ({of_canary} counted), "
-        f"{compared.stable:.4g} of the stable model ({of_stable} counted)"
+        f"{metric} {_WORDS[compared.outcome]}: canary {_told(metric, compared.canary)} ({of_canary} counted), "
+        f"stable {_told(metric, compared.stable)} ({of_stable} counted)"
     )
-    return Finding(metric, outcome, compared.stable, compared.canary, message)
+    return Finding(metric, compared.outcome, compared.stable, compared.canary, message)
+
+
+def _told(metric: Metric, value: float) -> str:
+    """With its unit, for people."""
+    if metric is Metric.LATENCY:
+        return f"{value:.3g} s per megapixel-step"
+    if metric is Metric.QUALITY_SCORE:
+        return f"{value:.3f}"
+    return f"{100 * value:.3g} %"

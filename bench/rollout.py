@@ -1,0 +1,75 @@
+"""Rollouts: how often the analysis is wrong, by simulation. `ROLLOUTS=` sets how many per case.
+
+`false_abort_rate` is the share of equal canaries that are aborted; its baseline is what is promised, at most 1 %.
+`miss_rate_*` is the share of bad canaries that are promoted; its baseline is the 5 % that is promised. What is
+neither waits, and is held back by `onInconclusive: Pause`: `*_undecided`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
+from imagefleet_operator.plan.analysis import FALSE_ABORT, MISS, Outcome
+from imagefleet_operator.plan.rollout_types import AnalysisSpec
+
+from bench._rollout_simulated import Ended, Model, rollout
+from bench.report import figure, progress
+from shapes.evaluate import Accuracy
+
+ROLLOUTS = int(os.environ.get("ROLLOUTS", "2000"))
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of canary, and the outcome that would be wrong for it."""
+
+    name: str
+    canary: Model
+    wrong: Outcome
+    figure: str
+    promised: float
+
+
+CASES = (
+    Case("equal", Model(), Outcome.FAILED, "false_abort_rate", FALSE_ABORT),
+    Case("slow", Model(slower=2), Outcome.PASSED, "miss_rate_slow", MISS),
+    Case("slow_by_a_quarter", Model(slower=1.25), Outcome.PASSED, "miss_rate_slow_by_a_quarter", MISS),
+    Case("quality", Model(score_loss=0.05), Outcome.PASSED, "miss_rate_quality", MISS),
+    Case("errors", Model(errors=0.055), Outcome.PASSED, "miss_rate_errors", MISS),
+)
+
+
+def simulated() -> None:
+    """Simulate and print every case."""
+    for case in CASES:
+        rng = np.random.default_rng(SEED)
+        report(case, [rollout(case.canary, AnalysisSpec(), rng) for _ in range(ROLLOUTS)])
+
+
+def report(case: Case, ended: list[Ended]) -> None:
+    """Print how often the case went wrong, with its 95 % interval, and how long its verdicts took."""
+    outcomes = Counter(each.outcome for each in ended)
+    wrong = Accuracy(outcomes[case.wrong], len(ended))
+    low, high = wrong.interval()
+    figure(case.figure, wrong.share, "ratio", case.promised)
+    figure(f"{case.figure}_low", low, "ratio")
+    figure(f"{case.figure}_high", high, "ratio")
+    figure(f"{case.name}_undecided", outcomes[Outcome.INCONCLUSIVE] / len(ended), "ratio")
+    decided = [each.canary_requests for each in ended if each.outcome is not Outcome.INCONCLUSIVE]
+    if decided:
+        figure(f"{case.name}_canary_requests", median(decided), "requests")
+    progress(f"{case.name}: {dict(outcomes)} of {len(ended)} rollouts")
+
+
+def main() -> None:
+    """All parts."""
+    simulated()
+
+
+if __name__ == "__main__":
+    main()
