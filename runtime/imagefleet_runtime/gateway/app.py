@@ -108,7 +108,7 @@ class App:
         if scope["type"] != "http":
             return
         head = read_head(scope["headers"])
-        trace = Trace(head.request_id, self._clock(), head.tracing)
+        trace = Trace(head.request_id, self._clock(), head.tracing, scope["headers"])
         readers = ENDPOINTS.get(scope["path"])
         if readers is not None and scope["method"] == "POST":
             await self._images(readers, Body(head, receive, self._bodies), receive, send, trace)
@@ -223,7 +223,7 @@ class App:
             units=trace.units,
             worker=trace.worker_figures,
             pictures=trace.pictures,
-            repeated=status == 200 and not trace.attempts,
+            repeated=trace.repeated,
         )
         self._metrics.looked_at(trace.key, trace.worker_figures)
         line = LogLine(
@@ -301,4 +301,6 @@ def _trace_headers(trace: Trace) -> Headers:
     if model:
         headers.append((b"x-imagefleet-model", model.encode()))
         headers.append((b"x-imagefleet-pool", pool.encode()))
+    if trace.repeated:
+        headers.append((b"x-imagefleet-cache", b"hit"))
     return headers

@@ -10,16 +10,19 @@ from random import random as uniform
 from typing import Protocol
 
 from . import routing, work
-from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, ApiError, read_error, server_error
+from .cache import Cache
+from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, SUSPENDED, ApiError, read_error, server_error
 from .events import EventTooLargeError
 from .figures import Figures
 from .hold import Hold, HoldFullError
 from .loads import NEUTRAL_RATE, Loads, WorkerLoad
 from .metrics import Metrics
-from .relay import Relay, Trace, Visit, connection_broke
+from .relay import Relay, SuspendedError, Trace, Visit, connection_broke
 from .resources import ModelView, Worker, measured
 from .routing import Choice
-from .snapshot import Share, Snapshot
+from .snapshot import Route, Share, Snapshot
+from .split import Split
+from .suspension import route_suspended
 from .upstream import ConnectionBrokenError, Reply, Stream
 
 MAX_ATTEMPTS = 3
@@ -74,6 +77,8 @@ class Dispatcher:
         hold: Hold,
         metrics: Metrics,
         figures: Figures,
+        split: Split,
+        cache: Cache,
         *,
         hold_seconds: float,
         upstream_seconds: float,
@@ -86,10 +91,14 @@ class Dispatcher:
         self._hold = hold
         self._metrics = metrics
         self._figures = figures
+        self._split = split
+        self._cache = cache
         self._hold_seconds = hold_seconds
         self._upstream_seconds = upstream_seconds
         self._clock = clock
         self._random = random
+        self.under_way: set[Visit] = set()
+        """Requests that are on a worker."""
 
     async def generate(self, request: work.Request, trace: Trace) -> Reply | Relay:
         """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError."""
@@ -105,29 +114,75 @@ class _Run:
         self._d = dispatcher
         self._request = request
         self._trace = trace
-        # One draw for all attempts: a request does not change versions because a worker was busy.
-        self._point = dispatcher._random() * 100
-        self._route = dispatcher._fleet.snapshot.find(request.parameters.model)
-        self._full_name = f"{self._route.namespace}/{self._route.name}"
-        trace.name = self._route.name
-        self._plans: dict[str, work.Plan] = {}
         self._counted = False
+        # (pool, ImageModel) that turned out to be suspended on the way.
+        self._closed: set[tuple[str, str]] = set()
+        self._suspended: Route | None = None
+        """The route that was asked for, where another one stands in for it."""
+        self._take(dispatcher._fleet.snapshot.find(request.parameters.model))
+
+    def _take(self, route: Route) -> None:
+        self._route = route
+        self._trace.name = route.name
+        # One place for all attempts: a request does not change versions because a worker was busy.
+        self._place = self._d._split.place(route, self._request.parameters.user, self._trace.headers)
+        self._plans: dict[str, work.Plan] = {}
 
     async def serve(self) -> Reply | Relay:
         while True:
-            tiers = routing.draw(self._route, self._point)
+            if not self._route.pools:
+                kept = self._fall_back()
+                if kept is not None:
+                    return kept
+                continue
+            tiers = routing.draw(self._route, self._place)
             share = tiers[0][0]
             self._trace.key = (share.namespace, share.pool, share.model)
             choice = self._choose(tiers)
             if choice is None:
                 await self._wait(tiers[0] + tiers[1])
-                self._route = self._d._fleet.snapshot.find(self._full_name)
+                self._look_again()
                 continue
-            reply = await self._attempt(choice)
+            try:
+                reply = await self._attempt(choice)
+            except SuspendedError:
+                self._closed.add((choice.share.pool, choice.share.model))
+                self._d._metrics.retried(self._trace.key, SUSPENDED)
+                self._look_again()
+                continue
             if reply is not None:
                 return reply
             if self._trace.attempts >= MAX_ATTEMPTS:
                 raise self._trace.failure or self._loading(tiers[0])
+
+    def _look_again(self) -> None:
+        """Take over what the cluster now says of the route. Raises ApiError where it is gone."""
+        route = self._d._fleet.snapshot.find(self._route.full_name)
+        self._route = route.without(self._closed) if self._closed else route
+
+    def _fall_back(self) -> Reply | None:
+        """Nothing behind the name may draw: an earlier reply, or None where another name stands in for it.
+
+        Raises ApiError where there is neither. The name that stands in is not stood in for.
+        """
+        route = self._suspended or self._route
+        self._trace.name = route.name
+        self._trace.key = (route.namespace, *route.suspended[0])
+        fallback = route.fallback
+        if fallback is None or self._suspended is not None:
+            raise route_suspended(route)
+        kept = self._d._cache.get(self._request, route.full_name) if fallback.cached else None
+        if kept is not None:
+            self._trace.repeat(kept.key, self._request.parameters.n or 1)
+            self._d._metrics.cache_hit(kept.key)
+            return Reply(200, {}, kept.body)
+        other = self._d._fleet.snapshot.routes.get(f"{route.namespace}/{fallback.model}")
+        if other is None or not other.pools:
+            raise route_suspended(route)
+        self._d._metrics.fell_back(self._trace.key, SUSPENDED)
+        self._suspended = route
+        self._take(other)
+        return None
 
     def _plan(self, view: ModelView) -> work.Plan:
         plan = self._plans.get(view.name)
@@ -159,7 +214,7 @@ class _Run:
         why = routing.unavailable(shares)
         if why is not None:
             raise server_error(
-                503, "model_unavailable", f"Model '{self._full_name}' cannot be served: {why}."
+                503, "model_unavailable", f"Model '{self._route.full_name}' cannot be served: {why}."
             )
         if trace.failure is not None:
             raise trace.failure
@@ -184,10 +239,10 @@ class _Run:
                 self._plan(share.view)
 
     def _wait_is_over(self) -> bool:
-        route = self._d._fleet.snapshot.routes.get(self._full_name)
-        if route is None:
+        route = self._d._fleet.snapshot.routes.get(self._route.full_name)
+        if route is None or not (route := route.without(self._closed)).pools:
             return True
-        tiers = routing.draw(route, self._point)
+        tiers = routing.draw(route, self._place)
         try:
             return self._choose(tiers) is not None or routing.unavailable(tiers[0] + tiers[1]) is not None
         except ApiError:
@@ -212,7 +267,7 @@ class _Run:
         return server_error(
             503,
             "model_loading",
-            f"No worker serves model '{self._full_name}' yet. Try again in {seconds} seconds.",
+            f"No worker serves model '{self._route.full_name}' yet. Try again in {seconds} seconds.",
             retry_after=seconds,
         )
 
@@ -226,14 +281,15 @@ class _Run:
         self._d._metrics.demand(key).arrived_work_seconds += work
 
     async def _attempt(self, choice: Choice) -> Reply | Relay | None:
-        """Send to a worker. None: it did not serve the request, and another may. Raises ApiError."""
+        """Send to a worker. None: it did not serve the request, and another may. Raises ApiError and SuspendedError."""
         trace, worker, share = self._trace, choice.worker, choice.share
         trace.key = (share.namespace, share.pool, share.model)
         trace.worker = worker.pod
         trace.attempts += 1
         self._count(share, choice)
         load = self._d._fleet.loads[worker.uid]
-        visit = Visit(choice, load, self._d._metrics.demand(trace.key), trace, self._d._clock)
+        demand = self._d._metrics.demand(trace.key)
+        visit = Visit(choice, load, demand, trace, self._d._clock, self._d.under_way)
         with visit:
             try:
                 reply = await self._post(visit)
@@ -258,7 +314,7 @@ class _Run:
         plan = self._plan(visit.choice.view)
         trace.units = plan.units
         trace.timed = not plan.body.stream and plan.body.priority != "batch"
-        body = work.encode(plan.body, self._d._clock() - trace.start)
+        body = work.encode(plan.body, self._d._clock() - trace.start, visit.choice.share.scored)
         deadline = asyncio.get_running_loop().time() + self._d._upstream_seconds
         try:
             reply = await self._d._client.post(
@@ -313,10 +369,17 @@ class _Run:
             raise trace.failure from error
 
     def _judge(self, choice: Choice, load: WorkerLoad, reply: Reply) -> Reply | None:
-        """The reply, where it stands; None where another worker may serve the request. Raises ApiError."""
+        """The reply, where it stands; None where another worker may serve the request.
+
+        Raises ApiError and SuspendedError.
+        """
         if reply.status == 200:
+            self._keep(reply)
             return reply
         code, message = read_error(reply.body)
+        if code == SUSPENDED:
+            load.not_resident(choice.share.model)
+            raise SuspendedError
         self._failed(reply.status, code)
         reason = retry_reason(reply.status, code)
         if reason is None:
@@ -327,6 +390,11 @@ class _Run:
         self._trace.failure = self._failure(choice, reply, reason, message)
         self._d._metrics.retried(self._trace.key, reason)
         return None
+
+    def _keep(self, reply: Reply) -> None:
+        fallback = self._route.fallback
+        if fallback is not None and fallback.cached:
+            self._d._cache.put(self._request, self._route.full_name, self._trace.key, reply.body)
 
     def _stands(self, choice: Choice, reply: Reply, code: str) -> Reply:
         """A reply that the caller gets as it is, unless it is about the gateway and not about the request."""
@@ -350,7 +418,7 @@ class _Run:
             return ApiError(
                 429,
                 "queue_full",
-                f"All workers of model '{self._full_name}' are full. Try again in {seconds} seconds.",
+                f"All workers of model '{self._route.full_name}' are full. Try again in {seconds} seconds.",
                 kind=RATE_LIMIT,
                 retry_after=seconds,
             )

@@ -5,6 +5,7 @@ import msgspec
 INVALID_REQUEST = "invalid_request_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
+SUSPENDED = "model_suspended"
 
 # openai-python obeys Retry-After only up to two minutes and then gives up waiting.
 MAX_RETRY_AFTER_SECONDS = 120

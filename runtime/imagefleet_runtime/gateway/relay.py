@@ -3,11 +3,11 @@ the way to the caller.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from .errors import ApiError, server_error
+from .errors import SUSPENDED, ApiError, server_error
 from .events import EventTooLargeError, Splitter, error_code, error_event, is_completed
 from .figures import NO_FIGURES, Name, WorkerFigures, read_figures
 from .loads import WorkerLoad
@@ -25,6 +25,8 @@ class Trace:
     start: float
     tracing: tuple[tuple[bytes, bytes], ...] = ()
     """W3C Trace Context headers, handed on to the worker."""
+    headers: Sequence[tuple[bytes, bytes]] = field(default=(), repr=False)
+    """All that the caller sent, names in lower case."""
     key: Key = NO_KEY
     name: str = ""
     """The entry of the pool's models that `key` is of."""
@@ -50,11 +52,21 @@ class Trace:
     timed: bool = True
     """Its time is the fleet's doing: not a stream's, which its reader sets, nor a batch's, which may wait."""
     worker_figures: WorkerFigures = NO_FIGURES
+    repeated: bool = False
+    """The caller gets a reply that was drawn for an earlier request."""
+
+    def repeat(self, key: Key, pictures: int) -> None:
+        """The reply is one that `key` drew earlier."""
+        self.key, self.pictures, self.repeated = key, pictures, True
 
     @property
     def entry(self) -> Name:
         namespace, pool, _ = self.key
         return namespace, pool, self.name
+
+
+class SuspendedError(Exception):
+    """The ImageModel on whose worker a request is was suspended."""
 
 
 class Visit:
@@ -67,15 +79,27 @@ class Visit:
         "_load",
         "_settled",
         "_start",
+        "_stopped",
+        "_task",
         "_trace",
+        "_under_way",
         "choice",
-        "streaming",
+        "name",
+        "relay",
     )
 
     def __init__(
-        self, choice: Choice, load: WorkerLoad, demand: Demand, trace: Trace, clock: Callable[[], float]
+        self,
+        choice: Choice,
+        load: WorkerLoad,
+        demand: Demand,
+        trace: Trace,
+        clock: Callable[[], float],
+        under_way: "set[Visit] | None" = None,
     ) -> None:
+        """`under_way`: where the visit is found while it lasts, for whoever must stop it."""
         self.choice = choice
+        self.name = trace.name
         self._load = load
         self._demand = demand
         self._trace = trace
@@ -83,18 +107,41 @@ class Visit:
         self._start = clock()
         self._heard_at: float | None = None
         self._settled = False
-        self.streaming = False
-        """The stay outlasts its `with` block, until `end`."""
+        self._under_way = under_way
+        self._task: asyncio.Task[object] | None = None
+        self._stopped = False
+        self.relay: Relay | None = None
+        """With a stream, the stay outlasts its `with` block, until `end`."""
 
     def __enter__(self) -> "Visit":
         choice = self.choice
+        if self._under_way is not None:
+            self._under_way.add(self)
+            self._task = asyncio.current_task()
         self._demand.running += 1
         self._load.sent(choice.share.model, choice.work_seconds, choice.load_seconds, self._start)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if not self.streaming:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self.relay is None:
             self.end()
+        if not self._stopped or self._task is None or not isinstance(error, asyncio.CancelledError):
+            return
+        # Where the caller went away in the same moment, that is what ends the request.
+        if self._task.uncancel() == 0:
+            raise SuspendedError from None
+
+    def stop(self, error: ApiError) -> None:
+        """The model is suspended: end the request on the worker. Who waits for the reply gets a SuspendedError, the
+        reader of a stream `error`.
+        """
+        if self.relay is not None:
+            self.relay.stop(error)
+        elif self._task is not None and not self._stopped:
+            self._stopped = True
+            self._task.cancel()
 
     def hear(self, reply: Reply | Stream) -> None:
         """Take over what the worker says of its load."""
@@ -120,6 +167,8 @@ class Visit:
     def end(self, undone: bool = False) -> None:
         """The work of a request that was not served is undone, and of a stream that was cut, what was left."""
         now = self._clock()
+        if self._under_way is not None:
+            self._under_way.discard(self)
         self._demand.running -= 1
         self._trace.worker_seconds += now - self._start
         self._load.inflight -= 1
@@ -143,6 +192,7 @@ class Relay:
         self._deadline = deadline
         self._splitter = Splitter()
         self._events: list[bytes] = []
+        self._stopped: ApiError | None = None
 
     def __enter__(self) -> "Relay":
         return self
@@ -151,7 +201,7 @@ class Relay:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stream.close()
-        self._visit.end(undone=not self._over)
+        self._visit.end(undone=not self._over or self._stopped is not None)
 
     @property
     def _over(self) -> bool:
@@ -166,16 +216,23 @@ class Relay:
         if not self._events:
             raise ConnectionBrokenError("the stream ended before its first event")
         self._visit.hear(self._stream)
-        self._visit.streaming = True
+        self._visit.relay = self
+
+    def stop(self, error: ApiError) -> None:
+        """End the request on the worker. `error` is the last that the caller gets."""
+        self._stopped = error
+        self._stream.close()
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Whole events as they arrive. Where the worker fails, the last one is an error that says so."""
         while self._events:
             for event in self._events:
+                if self._stopped is not None:
+                    break
                 self._note(event)
                 yield event
             self._events = []
-            failure = await self._go_on()
+            failure = self._stopped or await self._go_on()
             if failure is not None and not self._over:
                 self.failure = failure
                 yield error_event(failure)
@@ -187,8 +244,9 @@ class Relay:
             async with asyncio.timeout_at(self._deadline):
                 self._events = await self._next()
         except ConnectionBrokenError:
-            self._visit.suspect()
-            return connection_broke(worker)
+            if self._stopped is None:
+                self._visit.suspect()
+            return self._stopped or connection_broke(worker)
         except TimeoutError:
             return server_error(504, "worker_timeout", f"Worker '{worker}' did not finish in time.")
         except EventTooLargeError:
@@ -211,7 +269,10 @@ class Relay:
             return
         code = error_code(event)
         if code is not None:
-            self.failure = server_error(500, code or "generation_failed", "The worker said so in its stream.")
+            status = 503 if code == SUSPENDED else 500
+            self.failure = server_error(
+                status, code or "generation_failed", "The worker said so in its stream."
+            )
 
 
 def connection_broke(worker: str) -> ApiError:

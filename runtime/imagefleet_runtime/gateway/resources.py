@@ -66,14 +66,28 @@ class _Slo(msgspec.Struct, frozen=True, rename="camel"):
     latency_seconds: _Latency | None = None
 
 
+class _Fallback(msgspec.Struct, frozen=True):
+    model: str = ""
+    cached: bool = False
+
+
+class _Stickiness(msgspec.Struct, frozen=True, rename="camel"):
+    header: str = ""
+    user_field: bool = False
+
+
 class _PoolModelSpec(msgspec.Struct, frozen=True, rename="camel"):
     name: str
     model: str = ""
     slo: _Slo | None = None
+    suspend: bool = False
+    fallback: _Fallback | None = None
+    stickiness: _Stickiness | None = None
 
 
 class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
     models: list[_PoolModelSpec] = []
+    suspend: bool = False
 
 
 class _Traffic(msgspec.Struct, frozen=True, rename="camel"):
@@ -83,13 +97,21 @@ class _Traffic(msgspec.Struct, frozen=True, rename="camel"):
 
 class _PoolModelStatus(msgspec.Struct, frozen=True, rename="camel"):
     name: str
+    canary: str | None = None
     traffic: list[_Traffic] | None = None
     mirror: list[_Traffic] | None = None
     window: str | None = None
 
 
+class _Suspension(msgspec.Struct, frozen=True):
+    name: str = ""
+    model: str = ""
+    until: str | None = None
+
+
 class _PoolStatus(msgspec.Struct, frozen=True, rename="camel"):
     models: list[_PoolModelStatus] | None = None
+    suspensions: list[_Suspension] | None = None
 
 
 class Pool(msgspec.Struct, frozen=True, rename="camel"):
@@ -162,17 +184,51 @@ class Worker:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """What callers get while a name is suspended: another name of the namespace, or replies that were given before."""
+
+    model: str = ""
+    cached: bool = False
+
+
+@dataclass(frozen=True)
+class Stickiness:
+    """What a caller keeps its place in the traffic by."""
+
+    header: bytes = b""
+    """A header's name in lower case; empty: none."""
+    user: bool = False
+    """The body's `user`."""
+
+
+@dataclass(frozen=True)
 class PoolModel:
     """A name that callers use, and the ImageModels that serve it, with percents of its traffic."""
 
     name: str
     traffic: tuple[tuple[str, float], ...]
+    """Empty only where the operator took it away because of `suspended_models`."""
     mirror: tuple[tuple[str, float], ...] = ()
     """ImageModels that get copies of requests, with percents."""
     window: str = ""
     """Figures of a rollout's step are counted since it changed."""
     slow_seconds: float | None = None
     """The SLO's latency; None where there is none."""
+    canary: str = ""
+    suspended: bool = False
+    """All that is behind the name."""
+    suspended_models: tuple[str, ...] = ()
+    """Single ImageModels behind it, sorted."""
+    fallback: Fallback | None = None
+    stickiness: Stickiness | None = None
+
+    @property
+    def scored(self) -> bool:
+        """Whether pictures are compared with another ImageModel's."""
+        return len(self.traffic) > 1 or bool(self.canary or self.mirror)
+
+    def suspends(self, model: str) -> bool:
+        return self.suspended or model in self.suspended_models
 
 
 @dataclass(frozen=True)
@@ -238,21 +294,42 @@ def read_placement(annotation: str | None) -> tuple[tuple[str, bool], ...]:
 
 def read_pool(pool: Pool) -> PoolView:
     """The pool's names and traffic: status decides; before its first status the spec's model gets all."""
-    known = {m.name: m for m in (pool.status and pool.status.models) or []}
-    models = []
-    for entry in pool.spec.models:
-        status = known.get(entry.name) or _PoolModelStatus(entry.name)
-        models.append(
-            PoolModel(
-                entry.name,
-                _percents(status.traffic) or ((entry.model or entry.name, 100.0),),
-                mirror=_percents(status.mirror),
-                window=status.window or "",
-                slow_seconds=_slow_seconds(entry.slo),
-            )
+    status = pool.status or _PoolStatus()
+    known = {entry.name: entry for entry in status.models or []}
+    models = tuple(
+        _read_entry(
+            entry,
+            known.get(entry.name) or _PoolModelStatus(entry.name),
+            pool.spec.suspend or entry.suspend,
+            tuple(
+                sorted({s.model for s in status.suspensions or [] if s.name == entry.name and not s.until})
+            ),
         )
+        for entry in pool.spec.models
+    )
     meta = pool.metadata
-    return PoolView(meta.namespace, meta.name, _unix_time(meta.creation_timestamp), tuple(models))
+    return PoolView(meta.namespace, meta.name, _unix_time(meta.creation_timestamp), models)
+
+
+def _read_entry(
+    spec: _PoolModelSpec, status: _PoolModelStatus, suspended: bool, suspended_models: tuple[str, ...]
+) -> PoolModel:
+    traffic = _percents(status.traffic)
+    if not traffic and not suspended_models:
+        traffic = ((spec.model or spec.name, 100.0),)
+    fallback, sticky = spec.fallback, spec.stickiness
+    return PoolModel(
+        spec.name,
+        traffic,
+        mirror=_percents(status.mirror),
+        window=status.window or "",
+        slow_seconds=_slow_seconds(spec.slo),
+        canary=status.canary or "",
+        suspended=suspended,
+        suspended_models=suspended_models,
+        fallback=Fallback(fallback.model, fallback.cached) if fallback else None,
+        stickiness=Stickiness(sticky.header.lower().encode(), sticky.user_field) if sticky else None,
+    )
 
 
 def _percents(shares: list[_Traffic] | None) -> tuple[tuple[str, float], ...]:

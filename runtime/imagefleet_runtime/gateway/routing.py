@@ -27,11 +27,11 @@ class Choice:
 
 
 def draw(route: Route, point: float) -> tuple[list[Share], list[Share]]:
-    """Shares to serve a request, and those to fall back on where they have no worker.
+    """Shares to serve a request, and those that serve it where they have no worker; of a route that has any.
 
     In every pool the ImageModel at `point` (0 to 100) of its traffic serves. One point is used for all pools,
-    so that a canary of 5 % is 5 % of the name's traffic wherever it runs. The other ImageModels are the
-    fallback, because a picture from the other version is better than none.
+    so that a canary of 5 % is 5 % of the name's traffic wherever it runs. The other ImageModels serve
+    too, because a picture from the other version is better than none.
     Example: traffic 95/5 of a and b: point 12.0 gives ([a], [b]), point 97.0 gives ([b], [a]).
     """
     drawn = [_at(shares, point) for shares in route.pools]
@@ -66,7 +66,7 @@ def choose(
     """
     for shares in tiers:
         best: Choice | None = None
-        best_rank: tuple[float, int, float] = (math.inf, 0, 0.0)
+        best_rank: tuple[float, float, float] = (math.inf, math.inf, 0.0)
         for share, view in _serving(shares):
             amount = units(view)
             for worker in share.workers:

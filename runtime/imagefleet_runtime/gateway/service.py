@@ -1,10 +1,12 @@
 """The parts of a gateway, put together."""
 
+import random
 import time
 from collections.abc import Callable
 
 from .app import App, Sink
 from .bodies import Budget
+from .cache import Cache
 from .dispatch import Dispatcher
 from .figures import Figures, entries
 from .fleet import Fleet, Prober
@@ -12,6 +14,8 @@ from .hold import Hold
 from .metrics import Metrics
 from .mirror import Mirror
 from .settings import Settings
+from .split import Split
+from .suspension import stop_suspended
 from .tokens import Tokens
 from .upstream import Upstream
 
@@ -29,13 +33,16 @@ class Gateway:
         self.upstream = Upstream()
         self.bodies = Budget(settings.body_bytes)
         self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.hold.changed, clock)
-        dispatcher = Dispatcher(
+        self._split = Split(random.random)
+        self._dispatcher = Dispatcher(
             self.fleet,
             self.upstream,
             tokens,
             self.hold,
             self.metrics,
             self.figures,
+            self._split,
+            Cache(settings.cache_bytes),
             hold_seconds=settings.hold_seconds,
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
@@ -51,7 +58,7 @@ class Gateway:
         )
         self.app = App(
             self.fleet,
-            dispatcher,
+            self._dispatcher,
             self.metrics,
             self.figures,
             self.mirror,
@@ -66,6 +73,9 @@ class Gateway:
         snapshot = self.fleet.snapshot
         workers = snapshot.workers.values()
         self.upstream.forget({(worker.host, worker.port) for worker in workers})
+        # First of all: it must not wait for what follows.
+        stop_suspended(self._dispatcher.under_way, snapshot)
+        self._split.keep(snapshot.routes.values())
         self.metrics.keep(snapshot.routes.values())
         self.figures.keep(entries(snapshot.pools))
         self.mirror.keep(snapshot.routes)

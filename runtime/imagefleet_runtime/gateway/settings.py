@@ -27,6 +27,8 @@ class Settings:
     """Requests that may wait at the same time in this process."""
     body_bytes: int
     """Bytes of callers' bodies that this process may hold at the same time."""
+    cache_bytes: int
+    """Of replies that are kept for entries with `fallback.cached`."""
     pod: str
     upstream_seconds: float
     """How long a worker may take for one request, its queue included."""
@@ -52,6 +54,7 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         body_bytes=int(
             _number(env, "IMAGEFLEET_BODY_BYTES", str(256 * 1024 * 1024), MAX_BODY_BYTES, 2**40, int)
         ),
+        cache_bytes=int(_number(env, "IMAGEFLEET_CACHE_BYTES", str(64 * 1024 * 1024), 0, 2**40, int)),
         pod=_text(env, "IMAGEFLEET_POD", os.uname().nodename),
         upstream_seconds=_number(env, "IMAGEFLEET_UPSTREAM_SECONDS", "600", 1, 86400, float),
         grace_seconds=_number(env, "IMAGEFLEET_GRACE_SECONDS", "330", 0, 86400, float),

@@ -4,12 +4,14 @@ Pure. It is built when watched objects change, so that a request only looks thin
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from .errors import ApiError, invalid
-from .resources import ModelView, PoolView, Worker
+from .resources import Fallback, ModelView, PoolModel, PoolView, Stickiness, Worker
 
 # A message that lists names stays readable in a log line.
 _NAMES_SHOWN = 8
@@ -27,23 +29,61 @@ class Share:
     """None while the ImageModel does not exist."""
     workers: tuple[Worker, ...]
     """Workers of the pool whose placement allows the model."""
+    scored: bool = False
+    """Its pictures are compared with another ImageModel's."""
 
 
 @dataclass(frozen=True)
 class Route:
-    """Where requests for one name of one namespace go: per pool that offers it, its shares of traffic."""
+    """Where requests for one name of one namespace go: per pool that offers it, its shares of traffic.
+
+    Suspended ImageModels have none.
+    """
 
     namespace: str
     name: str
     created: int
     pools: tuple[tuple[Share, ...], ...]
-    """Sorted by pool; never empty, nor is any member."""
+    """Sorted by pool; no member is empty, and there is none while all is suspended."""
     mirrors: tuple[Share, ...] = ()
     """ImageModels that get copies of the requests that a pool serves, with percents."""
+    suspended: tuple[tuple[str, str], ...] = ()
+    """(pool, ImageModel) of what is suspended."""
+    fallback: Fallback | None = None
+    stickiness: Stickiness | None = None
+    """A request has one place for all pools: the first pool's that has any holds for all. So does `fallback`."""
 
     @property
     def shares(self) -> tuple[Share, ...]:
         return tuple(share for pool in self.pools for share in pool)
+
+    @cached_property
+    def full_name(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+    @cached_property
+    def cells(self) -> tuple[tuple[float, float], ...]:
+        """(start, width) of the parts of 0..100 in each of which every pool draws one and the same share.
+
+        Example: of a pool with traffic 95/5 and one with 50/50 they are (0, 50), (50, 45) and (95, 5).
+        """
+        bounds = {0.0, 100.0}
+        for pool in self.pools:
+            total, at = sum(share.percent for share in pool), 0.0
+            for share in pool[:-1]:
+                at += share.percent
+                bounds.add(100 * at / total)
+        ordered = sorted(bounds)
+        return tuple((low, high - low) for low, high in pairwise(ordered))
+
+    def without(self, closed: Collection[tuple[str, str]]) -> "Route":
+        """The route as if these, (pool, ImageModel), were suspended."""
+        left = (tuple(s for s in pool if (s.pool, s.model) not in closed) for pool in self.pools)
+        return replace(
+            self,
+            pools=tuple(pool for pool in left if pool),
+            suspended=tuple(dict.fromkeys((*self.suspended, *closed))),
+        )
 
 
 @dataclass(frozen=True)
@@ -55,6 +95,8 @@ class Snapshot:
     ambiguous: Mapping[str, tuple[str, ...]]
     """Bare names that several namespaces offer, with their full names."""
     pools: tuple[PoolView, ...] = ()
+    suspending: Mapping[tuple[str, str, str], PoolModel] = field(default_factory=dict)
+    """Entries of which something is suspended, by namespace, pool and name."""
 
     def find(self, model: str | None) -> Route:
         """The route for a request's `model`.
@@ -78,6 +120,10 @@ class Snapshot:
             f"There is no model '{model[:100]}'. {self._choices()}",
             param="model",
         )
+
+    def suspends(self, namespace: str, pool: str, name: str, model: str) -> bool:
+        entry = self.suspending.get((namespace, pool, name))
+        return entry is not None and entry.suspends(model)
 
     def listed(self) -> list[tuple[str, Route]]:
         """(id, route) of every route once, by the shortest name that callers can use."""
@@ -107,11 +153,13 @@ def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable
     by_uid = {worker.uid: worker for worker in workers}
     placed = _placed(by_uid.values())
     views = {(m.namespace, m.name): m for m in models}
-    offers: dict[tuple[str, str], list[tuple[Share, ...]]] = defaultdict(list)
-    mirrors: dict[tuple[str, str], tuple[Share, ...]] = defaultdict(tuple)
-    created: dict[tuple[str, str], int] = {}
+    known = tuple(sorted(pools, key=lambda p: (p.namespace, p.name)))
+    offers: dict[tuple[str, str], list[tuple[PoolView, PoolModel]]] = defaultdict(list)
+    for pool in known:
+        for entry in pool.models:
+            offers[pool.namespace, entry.name].append((pool, entry))
 
-    def shares(pool: PoolView, percents: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
+    def shares(pool: PoolView, entry: PoolModel, percents: Iterable[tuple[str, float]]) -> tuple[Share, ...]:
         return tuple(
             Share(
                 namespace=pool.namespace,
@@ -120,22 +168,38 @@ def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable
                 percent=percent,
                 view=views.get((pool.namespace, model)),
                 workers=tuple(placed.get((pool.namespace, pool.name, model), ())),
+                scored=entry.scored,
             )
             for model, percent in percents
+            if not entry.suspends(model)
         )
 
-    known = tuple(sorted(pools, key=lambda p: (p.namespace, p.name)))
-    for pool in known:
-        for offer in pool.models:
-            key = (pool.namespace, offer.name)
-            offers[key].append(shares(pool, offer.traffic))
-            mirrors[key] += shares(pool, offer.mirror)
-            created[key] = min(created.get(key, pool.created), pool.created)
     routes = [
-        Route(ns, name, created[ns, name], tuple(offered), mirrors[ns, name])
-        for (ns, name), offered in offers.items()
+        Route(
+            namespace=namespace,
+            name=name,
+            created=min(pool.created for pool, _ in offered),
+            pools=tuple(s for pool, entry in offered if (s := shares(pool, entry, entry.traffic))),
+            mirrors=tuple(s for pool, entry in offered for s in shares(pool, entry, entry.mirror)),
+            suspended=tuple((pool.name, model) for pool, entry in offered for model in _suspended(entry)),
+            fallback=next((entry.fallback for _, entry in offered if entry.fallback), None),
+            stickiness=next((entry.stickiness for _, entry in offered if entry.stickiness), None),
+        )
+        for (namespace, name), offered in offers.items()
     ]
-    return Snapshot(by_uid, *_index(routes), known)
+    suspending = {
+        (pool.namespace, pool.name, entry.name): entry
+        for pool in known
+        for entry in pool.models
+        if entry.suspended or entry.suspended_models
+    }
+    return Snapshot(by_uid, *_index(routes), known, suspending)
+
+
+def _suspended(entry: PoolModel) -> list[str]:
+    """Those with traffic first."""
+    models = (*(model for model, _ in entry.traffic), entry.canary, *entry.suspended_models)
+    return [model for model in dict.fromkeys(models) if model and entry.suspends(model)]
 
 
 def _placed(workers: Iterable[Worker]) -> dict[tuple[str, str, str], list[Worker]]:
@@ -175,6 +239,7 @@ def describe(name: str, route: Route) -> dict[str, Any]:
         "owned_by": route.namespace,
         "imagefleet": {
             "models": {share.model: share.percent for share in shares},
+            "suspended": sorted({model for _, model in route.suspended}),
             "license": next((view.license for view in views if view.license), None),
             "capabilities": sorted(set.intersection(*allowed)) if allowed else None,
             "adapters": sorted(set.intersection(*(set(view.adapters) for view in views))) if views else [],

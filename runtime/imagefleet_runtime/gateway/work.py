@@ -202,8 +202,10 @@ def _check_adapters(adapters: Sequence[Adapter], view: ModelView) -> None:
             )
 
 
-def encode(body: WorkerRequest, seconds_passed: float) -> bytes:
+def encode(body: WorkerRequest, seconds_passed: float, score: bool = False) -> bytes:
     """The JSON that is sent. A deadline counts from the request's arrival here, `seconds_passed` ago.
+
+    `score`: the pictures are compared with another ImageModel's.
 
     Raises ApiError (413 `body_too_large`): base64 makes pictures a third larger than they came.
     """
@@ -211,6 +213,8 @@ def encode(body: WorkerRequest, seconds_passed: float) -> bytes:
     if deadline is not UNSET:
         left = max(_SOONEST_DEADLINE_SECONDS, deadline - seconds_passed)
         body = msgspec.structs.replace(body, deadline_seconds=left)
+    if score:
+        body = msgspec.structs.replace(body, score=True)
     encoded = _encoder.encode(body)
     if len(encoded) > MAX_BODY_BYTES:
         raise body_too_large()

@@ -70,6 +70,7 @@ def test_describes_a_model_as_openai_does() -> None:
         "owned_by": "art",
         "imagefleet": {
             "models": {"shapes-1": 100.0},
+            "suspended": [],
             "license": "Apache-2.0",
             "capabilities": None,
             "adapters": [],
