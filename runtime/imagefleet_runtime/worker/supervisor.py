@@ -39,9 +39,8 @@ CALLER_LEFT = "caller_left"
 UNKNOWN_LOAD_SECONDS = 10.0
 # By when a request is wanted that does not say it, in seconds from its arrival.
 DEADLINE_SECONDS = {"interactive": 30.0, "batch": 3600.0}
-# The largest batch that is measured: beyond it a CPU gains nothing, and an accelerator hardly anything.
-MAX_BATCH_CPU = 8
-MAX_BATCH_ACCELERATOR = 16
+# The largest batch that is measured: beyond it hardly anything is gained.
+MAX_BATCH = 16
 # An engine's CUDA context and what fragments: memory that torch does not count as allocated.
 CONTEXT_BYTES = 768 * 2**20
 # Where engines keep compiled code. Not in the node cache: it is run as it is found, and others may write there.
@@ -91,7 +90,7 @@ class Supervisor:
             importer=importer,
             torch_threads=settings.torch_threads,
             load_seconds=settings.load_seconds,
-            max_batch=MAX_BATCH_ACCELERATOR if devices else MAX_BATCH_CPU,
+            max_batch=MAX_BATCH,
             compiled=COMPILED,
             digests=digests,
             measure=self._dispatcher.measure,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from imagefleet_runtime.worker.engine import options
 from imagefleet_runtime.worker.engine.hub import SharedModule
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
@@ -48,6 +49,7 @@ def request(**fields: Any) -> Draw:
     return Draw(**{**defaults, **fields})
 
 
+@torch.inference_mode()  # as in an engine's process; so below
 def run(pipeline: Pipeline, draws: Iterable[Draw]) -> dict[int, Floats | Exception]:
     """Draw all ``draws`` side by side; each one's picture or error, by its id."""
     for draw in draws:
@@ -55,6 +57,7 @@ def run(pipeline: Pipeline, draws: Iterable[Draw]) -> dict[int, Floats | Excepti
     return finish(pipeline)
 
 
+@torch.inference_mode()
 def finish(pipeline: Pipeline) -> dict[int, Floats | Exception]:
     ended: dict[int, Floats | Exception] = {}
     while True:

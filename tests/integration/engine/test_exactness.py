@@ -99,6 +99,9 @@ class _Play:
 def test_any_schedule_gives_the_pictures_of_bare_diffusers(
     engine: Callable[[str], Pipeline], bare: Callable[[str], Bare], family: str
 ) -> None:
+    import torch
+    from imagefleet_runtime.worker.engine.lanes import Split
+
     from tests.integration.engine.drawing import difference
 
     pipeline, reference = engine(family), bare(family)
@@ -111,10 +114,12 @@ def test_any_schedule_gives_the_pictures_of_bare_diffusers(
         suppress_health_check=list(HealthCheck),
         derandomize=True,
     )
-    @given(visits=_visits())
-    def check(visits: list[Visit]) -> None:
+    @given(visits=_visits(), lanes=st.integers(1, 3))
+    def check(visits: list[Visit], lanes: int) -> None:
         play = _Play(pipeline)
-        play.run(visits)
+        pipeline.lanes.learn(0, Split(lanes, 1))
+        with torch.inference_mode():
+            play.run(visits)
         assert len(play.drawn) + len(play.cancelled) == len(visits)
         assert play.cancelled <= {visit.draw.id for visit in visits if visit.stays is not None}
         for visit in visits:
@@ -123,6 +128,7 @@ def test_any_schedule_gives_the_pictures_of_bare_diffusers(
                 assert difference(play.drawn[visit.draw.id], alone) < SAME
 
     check()
+    pipeline.lanes.learn(0, Split(1, 1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -8,9 +8,10 @@ steps, in whatever mode, and none of them knows.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 
 from imagefleet_runtime.worker.engine import merge, tiles
 from imagefleet_runtime.worker.engine.failures import is_out_of_memory
+from imagefleet_runtime.worker.engine.lanes import Lanes
 
 # Calls in one merged call. Only the windows of very large pictures are more: the supervisor keeps batches of drawings
 # as small as they gain.
@@ -33,13 +35,14 @@ class CancelledError(Exception):
 class Drawing:
     """One picture in the making. ``work`` runs in a greenlet of its own and returns the result.
 
-    ``key``: drawings share calls only where it is equal (size, adapters). ``windows``: where the picture is larger than
-    the model can draw at once, the tiles of its latents.
+    ``key``: drawings share calls only where it is equal (size, adapters). ``pixels``: its size. ``windows``: where the
+    picture is larger than the model can draw at once, the tiles of its latents.
     """
 
     id: int
     key: Hashable
     work: Callable[[], Any]
+    pixels: int
     adapters: tuple[tuple[str, float], ...] = ()
     windows: tiles.Windows | None = None
     work_seconds: float = 0.0  # its own share of the device's time
@@ -89,8 +92,11 @@ class Hub:
     Raises nothing of a drawing's: errors are in the Round.
     """
 
-    def __init__(self, activate: Callable[[torch.nn.Module, tuple[tuple[str, float], ...]], None]) -> None:
+    def __init__(
+        self, activate: Callable[[torch.nn.Module, tuple[tuple[str, float], ...]], None], lanes: Lanes
+    ) -> None:
         self._activate = activate
+        self._lanes = lanes
         self._drawings: dict[int, Drawing] = {}
         self._ended = Round()
         # Batches that failed though each of their drawings succeeded alone (mostly: out of memory) are kept smaller.
@@ -168,17 +174,21 @@ class Hub:
         shared = calls[0].module
         self._activate(shared.module, group[0].adapters)
         layout, windows = shared.layout, group[0].windows
+        split = self._lanes.choose(sum(drawing.pixels for drawing in group))
+        draw = functools.partial(self._batched, shared, layout)
         if layout is not None and layout.tileable and windows is not None:
             cut = [tiles.cut(windows, layout, call.arguments) for call in calls]
-            answers = iter(self._batched(shared, layout, [window for of_one in cut for window in of_one]))
+            answers = iter(self._lanes.run(split, draw, [window for of_one in cut for window in of_one]))
             return [tiles.join(windows, [next(answers) for _window in of_one]) for of_one in cut]
-        if layout is None or len(calls) == 1:
-            return [shared.forward(**call.arguments) for call in calls]
-        return self._batched(shared, layout, [call.arguments for call in calls])
+        return self._lanes.run(split, draw, [call.arguments for call in calls])
 
     @staticmethod
-    def _batched(shared: SharedModule, layout: merge.Layout, calls: list[dict[str, Any]]) -> list[Any]:
+    def _batched(
+        shared: SharedModule, layout: merge.Layout | None, calls: Sequence[dict[str, Any]]
+    ) -> list[Any]:
         """The answer to each of ``calls``, at most MAX_MERGED of them at a time."""
+        if layout is None or len(calls) == 1:
+            return [shared.forward(**call) for call in calls]
         answers: list[Any] = []
         for start in range(0, len(calls), MAX_MERGED):
             part = calls[start : start + MAX_MERGED]
@@ -190,6 +200,7 @@ class Hub:
     def _resume(self, drawing: Drawing, switch: Callable[..., Any], *value: Any) -> None:
         """Let ``drawing`` run until it calls a shared module again, or ends."""
         drawing.call = None
+        self._lanes.alone(drawing.pixels)
         started = time.monotonic()
         try:
             answer = switch(*value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import torch
 from imagefleet_runtime.worker.engine import merge, modes, options, tiles, vae
 from imagefleet_runtime.worker.engine.adapters import Adapters, as_use
 from imagefleet_runtime.worker.engine.hub import Drawing, Hub, SharedModule
+from imagefleet_runtime.worker.engine.lanes import Lanes
 from imagefleet_runtime.worker.engine.picture import Picture
 from imagefleet_runtime.worker.messages import Draw, Load
 
@@ -35,6 +37,7 @@ class Pipeline:
         options.apply(order.options, pipe, order.cache_dir, lambda: self._timestep())
         vae.tile_large(getattr(pipe, "vae", None), int(getattr(pipe, "vae_scale_factor", 8)))
         self.pipe = pipe
+        self._place: torch.device = pipe._execution_device
         self._modes = modes.Modes(pipe)
         self._cached = order.options.step_cache is not None
         self._drawn_by: Any = pipe
@@ -46,7 +49,9 @@ class Pipeline:
             self._adapters.names,
             batches=self._denoiser_layout() is not None,
         )
-        self.hub = Hub(self._adapters.activate)
+        # What is compiled is compiled for a number of threads; on an accelerator threads only hand work out.
+        self.lanes = Lanes(order.threads, choice=device == "cpu" and order.options.compile == "none")
+        self.hub = Hub(self._adapters.activate, self.lanes)
 
     @classmethod
     def load(cls, order: Load, on_weights: Callable[[float], None]) -> Pipeline:
@@ -78,7 +83,14 @@ class Pipeline:
             return picture.work()
 
         windows = None if control else self._windows(draw)
-        drawing = Drawing(draw.id, key=(draw.width, draw.height), work=work, adapters=use, windows=windows)
+        drawing = Drawing(
+            draw.id,
+            key=(draw.width, draw.height),
+            work=work,
+            pixels=draw.width * draw.height,
+            adapters=use,
+            windows=windows,
+        )
         self.hub.start(drawing)
         return picture
 
@@ -99,10 +111,11 @@ class Pipeline:
     def _own_copy(self, pipe: Any) -> Any:
         """A pipeline for one drawing: the same parts, but its own scheduler and its own state."""
         own = copy.copy(pipe)
-        scheduler = getattr(pipe, "scheduler", None)
-        if scheduler is not None:
-            # Past the pipeline's own __setattr__, which would rewrite its configuration.
-            vars(own)["scheduler"] = type(scheduler).from_config(scheduler.config)
+        kind: Any = type(pipe)
+        own.__class__ = _placed(kind, self._place)
+        if hasattr(pipe, "scheduler"):
+            # Past the pipeline's own __setattr__, which would rewrite its configuration. Of one that never took a step.
+            vars(own)["scheduler"] = copy.deepcopy(pipe.scheduler)
         return own
 
     def _timestep(self) -> Any:
@@ -120,6 +133,14 @@ class Pipeline:
             return None
         factor = int(self.pipe.vae_scale_factor)
         return tiles.plan(draw.height // factor, draw.width // factor, native)
+
+
+@functools.cache
+def _placed(pipeline: type, device: torch.device) -> type:
+    """``pipeline``, which knows where its parts are: diffusers' walks through all modules to find out, several times a
+    picture."""
+    place = property(lambda _self: device)
+    return type(pipeline.__name__, (pipeline,), {"device": place, "_execution_device": place})
 
 
 def _read(order: Load, device: str) -> Any:

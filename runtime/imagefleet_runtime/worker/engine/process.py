@@ -66,10 +66,12 @@ class _Engine:
         except Exception as error:
             self._send(load_failure(error))
             return
-        while True:
-            self._receive()
-            if self._pictures:
-                self._round()
+        # Not while loading: tensors that are made in this mode can be changed nowhere else, and quantization would.
+        with torch.inference_mode():
+            while True:
+                self._receive()
+                if self._pictures:
+                    self._round()
 
     def _load(self, order: messages.Load) -> None:
         """Raises what loading and the first drawings raise."""
@@ -81,7 +83,8 @@ class _Engine:
         )
         self._stage("options", stages[-1], stages)
         weights_bytes = self._meter.now()
-        profiles = warm(self._pipeline, self._meter, order.warmth)
+        with torch.inference_mode():
+            profiles = warm(self._pipeline, self._meter, order.warmth)
         self._stage("warm", stages[-1], stages)
         self._meter.reset()
         self._steps = _Steps(self._pipeline, self._send)
@@ -146,7 +149,7 @@ class _Engine:
         picture.mark("encode")
         peak = self._meter.peak()
         if not self._pictures:
-            self._meter.reset()
+            self._meter.reset(exact=False)
         self._send_last(picture.draw, partial(self._encoded, picture, drawing.work_seconds, drawn, peak))
 
     @staticmethod

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from imagefleet_runtime.worker.engine.failures import is_out_of_memory
 from imagefleet_runtime.worker.engine.meter import Meter
@@ -20,6 +23,8 @@ BATCH_STEPS = 4
 MISSES = 2
 # A batch that would be measured for longer is not tried: a model whose step takes seconds fills the device alone.
 LONGEST_SECONDS = 20.0
+
+Seconds = TypeVar("Seconds", float, tuple[float, float])
 
 
 def warm(pipeline: Pipeline, meter: Meter, warmth: Warmth) -> tuple[SizeProfile, ...]:
@@ -51,13 +56,9 @@ class _Warming:
         )
 
     def profile(self) -> SizeProfile:
-        self._run(1, WARM_UP_STEPS)
+        rounds = self._run(1, WARM_UP_STEPS)
         self._meter.reset()
-        started = time.monotonic()
-        rounds = self._run(1, self._draw.steps)
-        total = time.monotonic() - started
-        # Pipelines without a shared part have no rounds to see: all their time is taken for steps.
-        step = min(rounds) if rounds else total / self._draw.steps
+        total, step = self._fastest(1, min(rounds, default=0.0), self._alone)
         fixed = max(total - step * self._draw.steps, 0.0)
         steps, peaks = {1: step}, self._peak(1)
         self._measure_batches(steps, peaks)
@@ -65,14 +66,40 @@ class _Warming:
             self._draw.width, self._draw.height, fixed, tuple(steps.items()), tuple(peaks.items())
         )
 
+    def _alone(self) -> tuple[float, float]:
+        """Seconds of one picture, and of each of its steps."""
+        started = time.monotonic()
+        rounds = self._run(1, self._draw.steps)
+        total = time.monotonic() - started
+        # Pipelines without a shared part have no rounds to see: all their time is taken for steps.
+        return total, min(rounds) if rounds else total / self._draw.steps
+
+    def _together(self, batch: int) -> float:
+        """Seconds of a step of ``batch`` pictures."""
+        # Other work on the machine only ever adds to a step's time: the least is nearest to the truth.
+        return min(self._run(batch, BATCH_STEPS)[1:])
+
+    def _fastest(self, batch: int, step_seconds: float, measure: Callable[[], Seconds]) -> Seconds:
+        """What ``measure`` gives for the way to draw ``batch`` pictures that is fastest, and from now on used.
+
+        ``step_seconds``: about what a step takes.
+        """
+        lanes, pixels = self._pipeline.lanes, batch * self._draw.width * self._draw.height
+        found = {}
+        for split in lanes.candidates(batch, step_seconds):
+            lanes.learn(pixels, split)
+            found[split] = measure()
+        best = min(found, key=lambda split: found[split])
+        lanes.learn(pixels, best)
+        return found[best]
+
     def _measure_batches(self, steps: dict[int, float], peaks: dict[int, int]) -> None:
         """Double the batch while that gains and fits."""
         batch, misses, best = 2, 0, 1 / steps[1]
         while misses < MISSES and self._worth_trying(batch, steps, peaks):
             self._meter.reset()
             try:
-                # Other work on the machine only ever adds to a step's time: the least is nearest to the truth.
-                steps[batch] = min(self._run(batch, BATCH_STEPS)[1:])
+                steps[batch] = self._fastest(batch, steps[batch // 2], partial(self._together, batch))
             except Exception as error:
                 if is_out_of_memory(error):
                     return

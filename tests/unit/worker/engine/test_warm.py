@@ -11,6 +11,7 @@ import pytest
 import torch
 from imagefleet_runtime.worker.engine import warm as module
 from imagefleet_runtime.worker.engine.hub import Round
+from imagefleet_runtime.worker.engine.lanes import Lanes, Split
 from imagefleet_runtime.worker.images import NotFiniteError
 from imagefleet_runtime.worker.messages import Draw, SizeProfile, Warmth
 
@@ -21,7 +22,11 @@ class Device:
     """A pipeline and its meter: a step of ``batch`` takes ``seconds(batch)`` and holds ``memory(batch)`` bytes."""
 
     def __init__(
-        self, seconds: Callable[[int], float], memory: Callable[[int], int], largest: int = 99
+        self,
+        seconds: Callable[[int], float],
+        memory: Callable[[int], int],
+        largest: int = 99,
+        threads: int = 1,
     ) -> None:
         self.seconds, self.memory, self.largest = seconds, memory, largest
         self.capabilities = SimpleNamespace(batches=True, size_multiple=16)
@@ -30,6 +35,7 @@ class Device:
         self.held = 0
         self.drawn = GREY
         self.hub = self
+        self.lanes = Lanes(threads, choice=True)
 
     def monotonic(self) -> float:
         return self.now
@@ -104,6 +110,39 @@ def test_batches_double_while_they_gain_and_fit(
     assert [batch for batch, _seconds in found.step_seconds] == batches
     assert dict(found.step_seconds) == pytest.approx({batch: seconds(batch) for batch in batches})
     assert dict(found.peak_bytes) == {batch: 10 * batch for batch in batches}
+
+
+@pytest.mark.parametrize(
+    ("whole", "lane", "single", "ways"),
+    [
+        # A large model: two threads are twice as fast as one, however they are used.
+        (lambda batch: 0.5 * batch, lambda batch: 0.6 * batch, lambda batch: 1.0 * batch, [1, 1, 1]),
+        # A small one: a second thread only pays where it has pictures of its own.
+        (
+            lambda batch: 0.03 + 0.005 * batch,
+            lambda batch: 0.02 + 0.002 * batch,
+            lambda batch: 0.01 * batch,
+            [0, 0, 2],
+        ),
+    ],
+)
+def test_each_batch_is_drawn_in_the_way_that_was_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+    whole: Callable[[int], float],
+    lane: Callable[[int], float],
+    single: Callable[[int], float],
+    ways: list[int],
+) -> None:
+    """``ways``: 1 for both threads in one call, 2 for two lanes, 0 for a single thread; of batches of 1, 2 and 4."""
+    splits = {1: Split(1, 2), 2: Split(2, 1), 0: Split(1, 1)}
+    takes = {splits[1]: whole, splits[2]: lane, splits[0]: single}
+    device = Device(
+        lambda batch: takes[device.lanes.choose(64 * 64 * batch)](batch), lambda batch: 1, threads=2
+    )
+    found = profile(device, monkeypatch, max_batch=4)
+    assert [device.lanes.choose(64 * 64 * batch) for batch in (1, 2, 4)] == [splits[way] for way in ways]
+    expected = {batch: takes[splits[way]](batch) for batch, way in zip((1, 2, 4), ways, strict=True)}
+    assert dict(found.step_seconds) == pytest.approx(expected)
 
 
 def test_sizes_are_rounded_down_to_what_the_pipeline_draws(monkeypatch: pytest.MonkeyPatch) -> None:
