@@ -100,7 +100,7 @@ class InferencePoolStatus(Status):
     )
     history: tuple[HistoryEntry, ...] = Field(
         default=(),
-        description="The last 10 rollouts that ended, the latest first.",
+        description="The last 10 rollouts that ended, the latest at the end.",
         json_schema_extra=_ATOMIC,
     )
     suspensions: tuple[Suspension, ...] = Field(

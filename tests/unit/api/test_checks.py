@@ -12,8 +12,26 @@ from imagefleet_operator.api.image_model import (
     SIZE_STEP_CHECK,
     SPDX_CHECK,
 )
-from imagefleet_operator.api.inference_pool import IMAGE_CHECK, NATIVE_RESOURCE_CHECK, RESOURCE_CHECK
-from imagefleet_operator.api.pool_model import MODEL_REFERENCE_CHECK, POOL_MODEL_NAME_CHECK
+from imagefleet_operator.api.inference_pool import (
+    HOOK_CHECK,
+    IMAGE_CHECK,
+    NATIVE_RESOURCE_CHECK,
+    RESOURCE_CHECK,
+)
+from imagefleet_operator.api.pool_model import (
+    EXPERIMENT_NAME_CHECK,
+    HEADER_CHECK,
+    MODEL_REFERENCE_CHECK,
+    POOL_MODEL_NAME_CHECK,
+    PRIVATE_HEADER_CHECK,
+)
+from imagefleet_operator.api.rollout import (
+    BURN_RATE_CHECKS,
+    RATE_CHECK,
+    RATIO_CHECKS,
+    SUCCESS_RATE_CHECK,
+    TOLERANCE_CHECK,
+)
 from imagefleet_operator.api.source import DIGEST_CHECK, SECRET_NAME_CHECK, URI_CHECKS
 
 COMMIT = "71153311d3dbb46851df1931d3ca6e939de83304"
@@ -142,6 +160,21 @@ def test_a_uri_that_passes_never_leads_out_of_its_folder(uri: str) -> None:
             ["nvidia.com/gpu", "notkubernetes.io/gpu", "kubernetes.io.example/gpu"],
             ["kubernetes.io/gpu", "node.kubernetes.io/gpu"],
         ),
+        (EXPERIMENT_NAME_CHECK, ["a", "more-styles-2"], ["", "Styles", "-a", "a-", "a b"]),
+        (HOOK_CHECK, ["shapes", "my.scorer_1-2", "A"], ["", "a b", "shapes:safe", "-a", "a."]),
+        (HEADER_CHECK, ["x-session-id", "X_Session"], ["", "x session", "x:y", "-x", "é", "x\n"]),
+        (
+            PRIVATE_HEADER_CHECK,
+            ["x-session-id", "x-cookie"],
+            ["cookie", "Authorization", "PROXY-authorization"],
+        ),
+        (
+            RATE_CHECK,
+            ["0", "0.0", "0.999999", "1", "1.0"],
+            ["", ".5", "0.", "1.1", "00.5", "5%", "-0", "0,5", "1e-3", "nan", "0.1234567"],
+        ),
+        (SUCCESS_RATE_CHECK, ["0.999", "0"], ["1", "1.0"]),
+        (TOLERANCE_CHECK, ["0.05", "1.0", "0.10", "1"], ["0", "0.0", "0.000"]),
         (IMAGE_CHECK, ["worker", "r.example:5000/a/b@sha256:0", "a/b:1"], ["", "my worker", "-a", "a$b"]),
     ],
     ids=[
@@ -156,12 +189,42 @@ def test_a_uri_that_passes_never_leads_out_of_its_folder(uri: str) -> None:
         "model",
         "resource",
         "native",
+        "experiment",
+        "hook",
+        "header",
+        "private header",
+        "rate",
+        "success rate",
+        "tolerance",
         "image",
     ],
 )
 def test_a_check_holds_of_what_it_should(check: Check, holding: list[str], refused: list[str]) -> None:
     assert [text for text in holding if not check.holds(text)] == []
     assert [text for text in refused if check.holds(text)] == []
+
+
+@pytest.mark.parametrize(
+    ("checks", "holding", "refused"),
+    [
+        (
+            RATIO_CHECKS,
+            ["1.25", "2", "1.000001", "999999"],
+            ["1", "1.0", "0.5", "", "125%", "-2", "1e3", "inf"],
+        ),
+        (
+            BURN_RATE_CHECKS,
+            ["1", "0.5", "14.4", "0.000001"],
+            ["0", "0.0", "", "2x", "-1", "nan", "1000000000"],
+        ),
+    ],
+    ids=["ratio", "burn rate"],
+)
+def test_a_decimal_number_is_larger_than_its_bound(
+    checks: tuple[Check, ...], holding: list[str], refused: list[str]
+) -> None:
+    assert [text for text in holding if refused_by(checks, text)] == []
+    assert [text for text in refused if not refused_by(checks, text)] == []
 
 
 @pytest.mark.parametrize(
