@@ -1,16 +1,21 @@
-"""What the operator tells a worker, read by the worker's own code: both follow docs/contract.md."""
+"""What one part tells another, written by the one's code and read by the other's: all follow docs/contract.md."""
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from imagefleet_operator.plan.policy import policy_entry
+from imagefleet_operator.plan.rollout_types import Arm, Budget, Moments, NameFigures, Served
 from imagefleet_operator.plan.types import ModelSpec, Parent
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec
+from imagefleet_operator.store.figures import read_figures
 from imagefleet_operator.store.records import model_record
 from imagefleet_operator.store.reports import MODES as OPERATOR_MODES
+from imagefleet_runtime.gateway.figures import Entry, Figures, WorkerFigures
 from imagefleet_runtime.worker import main
 from imagefleet_runtime.worker.policy import MODES, Policy
 from imagefleet_runtime.worker.verify import adapter_orders
@@ -58,6 +63,26 @@ def test_a_check_understands_its_command_line(path: Path) -> None:
     orders = adapter_orders(found.adapter, found.adapter_credentials)
     assert {(order.name, order.uri, order.digest, order.credentials) for order in orders} == {
         (name, source.uri, source.digest, source.credentials) for name, source in model.spec.adapters.items()
+    }
+
+
+def test_the_operator_reads_what_a_gateway_counted() -> None:
+    figures = Figures(wall=lambda: 1763800000.0, clock=lambda: 0.0)
+    entry = ("studio", "pictures", "shapes")
+    figures.keep({entry: Entry("w", frozenset({"shapes-1"}), slow_seconds=1.0)})
+    drawn = WorkerFigures(run_seconds=2.0, checked=1, unsafe=1, quality=0.5)
+    figures.ended(entry, "shapes-1", 200, "", seconds=1.5, units=2.0, worker=drawn, pictures=1)
+    figures.attempt_failed(entry, "shapes-1", 500, "out_of_memory")
+    body = json.loads(msgspec.json.encode({"pod": "gateway", "models": [], "names": figures.report()}))
+    budget = {"shapes-1": Budget(requests=1, slow=1, checked=1, unsafe=1)}
+    assert read_figures(body) == {
+        entry: NameFigures(
+            window="w",
+            arms={"shapes-1": Arm(2, 1, 1, 1, 1, Moments(1), Moments(1, 0.5, 0.25))},
+            short=budget,
+            long=budget,
+            served={"shapes-1": Served(1, 1, 1763800000.0, 1763800000.0)},
+        )
     }
 
 
