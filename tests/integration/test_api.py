@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from imagefleet_operator.api import ImageModel, InferencePool
+from imagefleet_operator.store.records import pool_record
 
 from scripts.api_reference import fields
 from scripts.generate_crds import KINDS, custom_resource_definition
@@ -313,6 +314,22 @@ def test_nothing_of_a_status_is_lost(
     kubectl.apply(manifest)
     patch_status(kubectl, name, status)
     assert kubectl.get(name)["status"] == {"observedGeneration": -1, **status}
+
+
+def test_who_changed_a_model_last_is_read_from_the_managed_fields(kubectl: Kubectl) -> None:
+    def authors() -> dict[str, str]:
+        return dict(pool_record(kubectl.get("imgpool/shortest", "--show-managed-fields")).authors)
+
+    kubectl.apply(POOL)
+    assert authors() == {"tiny": "kubectl-client-side-apply"}
+    patch_status(kubectl, "imgpool/shortest", POOL_STATUS)
+    kubectl("scale", "imgpool/shortest", "--replicas=3")
+    assert authors() == {"tiny": "kubectl-client-side-apply"}
+    kubectl(
+        *("apply", "--server-side", "--force-conflicts", "--field-manager=gitops", "-f", "-"),
+        stdin=POOL.replace("tiny-1", "tiny-2"),
+    )
+    assert authors() == {"tiny": "gitops"}
 
 
 def test_one_category_lists_both_kinds(kubectl: Kubectl) -> None:
