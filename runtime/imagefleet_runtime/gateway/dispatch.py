@@ -1,29 +1,25 @@
 """One image request's way to a worker: choose, send, try another, wait."""
 
-import asyncio
 import contextlib
-import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from random import SystemRandom
 from random import random as uniform
-from typing import Protocol
 
 from . import routing, work
+from .attempt import Attempts, Fleet
 from .cache import Cache
-from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, SUSPENDED, ApiError, read_error, server_error
-from .events import EventTooLargeError
-from .figures import Figures
+from .errors import SUSPENDED, ApiError, server_error
 from .hold import Hold, HoldFullError
-from .loads import NEUTRAL_RATE, Loads, WorkerLoad
+from .loads import NEUTRAL_RATE
 from .metrics import Metrics
-from .relay import Relay, SuspendedError, Trace, Visit, connection_broke
-from .resources import ModelView, Worker, measured
+from .relay import Relay, SuspendedError, Trace
+from .resources import ModelView
 from .routing import Choice
-from .snapshot import Route, Share, Snapshot
+from .snapshot import Route, Share
 from .split import Split
 from .suspension import route_suspended
-from .upstream import ConnectionBrokenError, Reply, Stream
+from .upstream import Reply
 
 MAX_ATTEMPTS = 3
 # Short enough to be typed again by hand.
@@ -32,73 +28,29 @@ SEED_BITS = 32
 _seeds = SystemRandom()
 
 
-class Fleet(Protocol):
-    """What the watches know."""
-
-    snapshot: Snapshot
-    loads: Loads
-
-
-class Client(Protocol):
-    async def post(
-        self,
-        host: str,
-        port: int,
-        path: bytes,
-        authorization: bytes,
-        request_id: bytes,
-        body: bytes,
-        headers: Sequence[tuple[bytes, bytes]],
-        deadline: float,
-    ) -> Reply | Stream: ...
-
-
-class Bearers(Protocol):
-    def bearer(self, namespace: str, pool: str) -> bytes: ...
-
-
-def retry_reason(status: int, code: str) -> str | None:
-    """Why a worker's reply means to try another worker; None where the reply stands."""
-    if status == 429:
-        return "queue_full"
-    if status == 503:
-        return code if code in ("worker_draining", "model_loading", "model_failed") else "unavailable"
-    if status == 404 and code == "model_not_allowed":
-        return code
-    return None
-
-
 class Dispatcher:
     def __init__(
         self,
         fleet: Fleet,
-        client: Client,
-        tokens: Bearers,
+        attempts: Attempts,
         hold: Hold,
         metrics: Metrics,
-        figures: Figures,
         split: Split,
         cache: Cache,
         *,
         hold_seconds: float,
-        upstream_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
     ) -> None:
         self._fleet = fleet
-        self._client = client
-        self._tokens = tokens
+        self._attempts = attempts
         self._hold = hold
         self._metrics = metrics
-        self._figures = figures
         self._split = split
         self._cache = cache
         self._hold_seconds = hold_seconds
-        self._upstream_seconds = upstream_seconds
         self._clock = clock
         self._random = random
-        self.under_way: set[Visit] = set()
-        """Requests that are on a worker."""
 
     async def generate(self, request: work.Request, trace: Trace) -> Reply | Relay:
         """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError."""
@@ -114,7 +66,6 @@ class _Run:
         self._d = dispatcher
         self._request = request
         self._trace = trace
-        self._counted = False
         # (pool, ImageModel) that turned out to be suspended on the way.
         self._closed: set[tuple[str, str]] = set()
         self._suspended: Route | None = None
@@ -127,6 +78,7 @@ class _Run:
         # One place for all attempts: a request does not change versions because a worker was busy.
         self._place = self._d._split.place(route, self._request.parameters.user, self._trace.headers)
         self._plans: dict[str, work.Plan] = {}
+        self._counted = False
 
     async def serve(self) -> Reply | Relay:
         while True:
@@ -143,14 +95,16 @@ class _Run:
                 await self._wait(tiers[0] + tiers[1])
                 self._look_again()
                 continue
+            self._count(choice.share, choice)
             try:
-                reply = await self._attempt(choice)
+                reply = await self._d._attempts.make(choice, self._plan(choice.view), self._trace)
             except SuspendedError:
                 self._closed.add((choice.share.pool, choice.share.model))
                 self._d._metrics.retried(self._trace.key, SUSPENDED)
                 self._look_again()
                 continue
             if reply is not None:
+                self._keep(reply)
                 return reply
             if self._trace.attempts >= MAX_ATTEMPTS:
                 raise self._trace.failure or self._loading(tiers[0])
@@ -280,155 +234,8 @@ class _Run:
         work = choice.work_seconds if choice else self._units(share.view) * (share.view.rate or NEUTRAL_RATE)
         self._d._metrics.demand(key).arrived_work_seconds += work
 
-    async def _attempt(self, choice: Choice) -> Reply | Relay | None:
-        """Send to a worker. None: it did not serve the request, and another may. Raises ApiError and SuspendedError."""
-        trace, worker, share = self._trace, choice.worker, choice.share
-        trace.key = (share.namespace, share.pool, share.model)
-        trace.worker = worker.pod
-        trace.attempts += 1
-        self._count(share, choice)
-        load = self._d._fleet.loads[worker.uid]
-        demand = self._d._metrics.demand(trace.key)
-        visit = Visit(choice, load, demand, trace, self._d._clock, self._d.under_way)
-        with visit:
-            try:
-                reply = await self._post(visit)
-            except ConnectionBrokenError as error:
-                visit.suspect()
-                self._failed(502, "worker_lost")
-                self._broken(worker, error)
-                return None
-            except ApiError as error:
-                self._failed(error.status, error.code)
-                raise
-        return reply if isinstance(reply, Relay) else self._judge(choice, load, reply)
-
-    def _failed(self, status: int, code: str) -> None:
-        """An attempt was not served."""
-        self._d._figures.attempt_failed(self._trace.entry, self._trace.key[2], status, code)
-
-    async def _post(self, visit: Visit) -> Reply | Relay:
-        """Raises ApiError and ConnectionBrokenError."""
-        worker, trace = visit.choice.worker, self._trace
-        authorization = self._d._tokens.bearer(worker.namespace, worker.pool)
-        plan = self._plan(visit.choice.view)
-        trace.units = plan.units
-        trace.timed = not plan.body.stream and plan.body.priority != "batch"
-        body = work.encode(plan.body, self._d._clock() - trace.start, visit.choice.share.scored)
-        deadline = asyncio.get_running_loop().time() + self._d._upstream_seconds
-        try:
-            reply = await self._d._client.post(
-                worker.host,
-                worker.port,
-                b"/v1/generate",
-                authorization,
-                trace.request_id.encode(),
-                body,
-                trace.tracing,
-                deadline,
-            )
-            if isinstance(reply, Stream):
-                return await self._relay(visit, reply, plan, deadline)
-        except TimeoutError:
-            seconds = self._d._upstream_seconds
-            raise server_error(
-                504,
-                "worker_timeout",
-                f"The worker did not finish within {seconds:g} seconds. Ask for less work.",
-            ) from None
-        visit.hear(reply)
-        if reply.status == 200 and plan.body.stream:
-            raise self._fault(worker, "answered a stream's request without a stream")
-        trace.pictures = plan.body.n if reply.status == 200 else 0
-        return reply
-
-    async def _relay(self, visit: Visit, stream: Stream, plan: work.Plan, deadline: float) -> Relay:
-        """A stream whose first event has arrived. Raises ConnectionBrokenError, TimeoutError and ApiError."""
-        worker = visit.choice.worker
-        relay = Relay(visit, stream, plan.body.n, deadline)
-        try:
-            if stream.status != 200 or not plan.body.stream:
-                raise self._fault(worker, f"answered {stream.status} with a stream")
-            async with asyncio.timeout_at(deadline):
-                await relay.start()
-        except EventTooLargeError:
-            stream.close()
-            raise self._fault(worker, "sent an event without an end") from None
-        except BaseException:
-            stream.close()
-            raise
-        return relay
-
-    def _broken(self, worker: Worker, error: ConnectionBrokenError) -> None:
-        trace = self._trace
-        trace.tried.append(worker)
-        trace.breaks += 1
-        trace.failure = connection_broke(worker.pod)
-        self._d._metrics.retried(trace.key, "connection_broken")
-        if trace.breaks > 1:
-            raise trace.failure from error
-
-    def _judge(self, choice: Choice, load: WorkerLoad, reply: Reply) -> Reply | None:
-        """The reply, where it stands; None where another worker may serve the request.
-
-        Raises ApiError and SuspendedError.
-        """
-        if reply.status == 200:
-            self._keep(reply)
-            return reply
-        code, message = read_error(reply.body)
-        if code == SUSPENDED:
-            load.not_resident(choice.share.model)
-            raise SuspendedError
-        self._failed(reply.status, code)
-        reason = retry_reason(reply.status, code)
-        if reason is None:
-            return self._stands(choice, reply, code)
-        if reason in ("model_failed", "model_not_allowed", "model_loading"):
-            load.not_resident(choice.share.model)
-        self._trace.tried.append(choice.worker)
-        self._trace.failure = self._failure(choice, reply, reason, message)
-        self._d._metrics.retried(self._trace.key, reason)
-        return None
-
-    def _keep(self, reply: Reply) -> None:
+    def _keep(self, reply: Reply | Relay) -> None:
+        """Where the name's fallback are earlier replies, this is one from now on."""
         fallback = self._route.fallback
-        if fallback is not None and fallback.cached:
+        if fallback is not None and fallback.cached and isinstance(reply, Reply) and reply.status == 200:
             self._d._cache.put(self._request, self._route.full_name, self._trace.key, reply.body)
-
-    def _stands(self, choice: Choice, reply: Reply, code: str) -> Reply:
-        """A reply that the caller gets as it is, unless it is about the gateway and not about the request."""
-        if code and reply.status in (400, 413, 500):
-            self._trace.worker_code = code
-            return reply
-        raise self._fault(choice.worker, f"answered {reply.status}{f' ({code})' if code else ''}")
-
-    @staticmethod
-    def _fault(worker: Worker, what: str) -> ApiError:
-        message = f"Worker '{worker.pod}' {what}, which is a fault of the fleet, not of the request."
-        return server_error(502, "worker_error", message)
-
-    def _failure(self, choice: Choice, reply: Reply, reason: str, message: str) -> ApiError | None:
-        """How the request ends if this worker was the last to try; None: by waiting for another worker."""
-        if reason in ("worker_draining", "model_not_allowed"):
-            # Lag between the cluster and this snapshot: the replacement is on its way.
-            return self._trace.failure
-        seconds = self._soonest(choice, reply)
-        if reason == "queue_full":
-            return ApiError(
-                429,
-                "queue_full",
-                f"All workers of model '{self._route.full_name}' are full. Try again in {seconds} seconds.",
-                kind=RATE_LIMIT,
-                retry_after=seconds,
-            )
-        code = "model_failed" if reason == "model_failed" else "model_loading"
-        return server_error(503, code, message or "The worker is not ready.", retry_after=seconds)
-
-    def _soonest(self, choice: Choice, reply: Reply) -> int:
-        """Whole seconds until the first of the workers tried so far is worth trying again: 1 to 120."""
-        given = measured(reply.header(b"retry-after"))
-        if not given:
-            given = routing.retry_after([choice.share], self._d._fleet.loads, self._d._clock())
-        self._trace.retry_after.append(max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(given))))
-        return min(self._trace.retry_after)

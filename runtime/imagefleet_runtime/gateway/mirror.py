@@ -17,8 +17,8 @@ import msgspec
 from msgspec import UNSET
 
 from . import routing, work
+from .attempt import Bearers, Client, Fleet, retry_reason
 from .bodies import MAX_BODY_BYTES
-from .dispatch import Bearers, Client, Fleet, retry_reason
 from .errors import ApiError, read_error
 from .figures import CONTENT_POLICY, Figures, Name, counts, read_figures
 from .metrics import Metrics

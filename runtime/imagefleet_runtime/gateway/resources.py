@@ -11,159 +11,23 @@ from typing import Any
 
 import msgspec
 
+from .schemas import (
+    Condition,
+    Model,
+    ModelStatus,
+    Pod,
+    Pool,
+    PoolModelSpec,
+    PoolModelStatus,
+    PoolStatus,
+    Slo,
+    Traffic,
+)
+
 WORKER_PORT = 8000
 PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
 POOL_LABEL = "imagefleet.dev/pool"
 WORKER_SELECTOR = "app.kubernetes.io/name=imagefleet-worker"
-
-
-class Meta(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
-    namespace: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    creation_timestamp: str | None = None
-    deletion_timestamp: str | None = None
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-
-
-class _Condition(msgspec.Struct, frozen=True, rename="camel"):
-    type: str
-    status: str
-    message: str = ""
-
-
-class _Port(msgspec.Struct, frozen=True, rename="camel"):
-    container_port: int
-    name: str = ""
-
-
-class _Container(msgspec.Struct, frozen=True, rename="camel"):
-    ports: list[_Port] | None = None
-
-
-class _PodSpec(msgspec.Struct, frozen=True, rename="camel"):
-    containers: list[_Container] = []
-
-
-class _PodStatus(msgspec.Struct, frozen=True, rename="camel"):
-    pod_ip: str | None = msgspec.field(default=None, name="podIP")
-    conditions: list[_Condition] | None = None
-
-
-class Pod(msgspec.Struct, frozen=True, rename="camel"):
-    metadata: Meta
-    spec: _PodSpec = _PodSpec()
-    status: _PodStatus = _PodStatus()
-
-
-class _Latency(msgspec.Struct, frozen=True):
-    p95: Any = None
-
-
-class _Slo(msgspec.Struct, frozen=True, rename="camel"):
-    latency_seconds: _Latency | None = None
-
-
-class _Fallback(msgspec.Struct, frozen=True):
-    model: str = ""
-    cached: bool = False
-
-
-class _Stickiness(msgspec.Struct, frozen=True, rename="camel"):
-    header: str = ""
-    user_field: bool = False
-
-
-class _PoolModelSpec(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
-    model: str = ""
-    slo: _Slo | None = None
-    suspend: bool = False
-    fallback: _Fallback | None = None
-    stickiness: _Stickiness | None = None
-
-
-class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
-    models: list[_PoolModelSpec] = []
-    suspend: bool = False
-
-
-class _Traffic(msgspec.Struct, frozen=True, rename="camel"):
-    model: str
-    percent: float
-
-
-class _PoolModelStatus(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
-    canary: str | None = None
-    traffic: list[_Traffic] | None = None
-    mirror: list[_Traffic] | None = None
-    window: str | None = None
-
-
-class _Suspension(msgspec.Struct, frozen=True):
-    name: str = ""
-    model: str = ""
-    until: str | None = None
-
-
-class _PoolStatus(msgspec.Struct, frozen=True, rename="camel"):
-    models: list[_PoolModelStatus] | None = None
-    suspensions: list[_Suspension] | None = None
-
-
-class Pool(msgspec.Struct, frozen=True, rename="camel"):
-    metadata: Meta
-    spec: _PoolSpec = _PoolSpec()
-    status: _PoolStatus | None = None
-
-
-class _Defaults(msgspec.Struct, frozen=True, rename="camel"):
-    """The API server fills in what is absent; these are the same values."""
-
-    steps: int = 20
-    guidance_scale: float = 5.0
-    size: str = "512x512"
-
-
-class _Limits(msgspec.Struct, frozen=True, rename="camel"):
-    max_megapixels: float = 1.1
-    max_steps: int = 50
-    max_images: int = 4
-
-
-class _License(msgspec.Struct, frozen=True, rename="camel"):
-    spdx: str | None = None
-
-
-class _Adapter(msgspec.Struct, frozen=True, rename="camel"):
-    name: str
-
-
-class _ModelSpec(msgspec.Struct, frozen=True, rename="camel"):
-    defaults: _Defaults = _Defaults()
-    limits: _Limits = _Limits()
-    capabilities: list[str] | None = None
-    adapters: list[_Adapter] | None = None
-    license: _License | None = None
-
-
-class _Performance(msgspec.Struct, frozen=True, rename="camel"):
-    seconds_per_megapixel_step: Any = None
-    load_seconds: Any = None
-
-
-class _ModelStatus(msgspec.Struct, frozen=True, rename="camel"):
-    conditions: list[_Condition] | None = None
-    performance: list[_Performance] | None = None
-
-
-class Model(msgspec.Struct, frozen=True, rename="camel"):
-    metadata: Meta
-    spec: _ModelSpec = _ModelSpec()
-    status: _ModelStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -294,12 +158,12 @@ def read_placement(annotation: str | None) -> tuple[tuple[str, bool], ...]:
 
 def read_pool(pool: Pool) -> PoolView:
     """The pool's names and traffic: status decides; before its first status the spec's model gets all."""
-    status = pool.status or _PoolStatus()
+    status = pool.status or PoolStatus()
     known = {entry.name: entry for entry in status.models or []}
     models = tuple(
         _read_entry(
             entry,
-            known.get(entry.name) or _PoolModelStatus(entry.name),
+            known.get(entry.name) or PoolModelStatus(entry.name),
             pool.spec.suspend or entry.suspend,
             tuple(
                 sorted({s.model for s in status.suspensions or [] if s.name == entry.name and not s.until})
@@ -312,7 +176,7 @@ def read_pool(pool: Pool) -> PoolView:
 
 
 def _read_entry(
-    spec: _PoolModelSpec, status: _PoolModelStatus, suspended: bool, suspended_models: tuple[str, ...]
+    spec: PoolModelSpec, status: PoolModelStatus, suspended: bool, suspended_models: tuple[str, ...]
 ) -> PoolModel:
     traffic = _percents(status.traffic)
     if not traffic and not suspended_models:
@@ -332,16 +196,16 @@ def _read_entry(
     )
 
 
-def _percents(shares: list[_Traffic] | None) -> tuple[tuple[str, float], ...]:
+def _percents(shares: list[Traffic] | None) -> tuple[tuple[str, float], ...]:
     return tuple((share.model, share.percent) for share in shares or [] if share.percent > 0)
 
 
-def _slow_seconds(slo: _Slo | None) -> float | None:
+def _slow_seconds(slo: Slo | None) -> float | None:
     return measured(slo.latency_seconds.p95) if slo and slo.latency_seconds else None
 
 
 def read_model(model: Model) -> ModelView:
-    spec, status = model.spec, model.status or _ModelStatus()
+    spec, status = model.spec, model.status or ModelStatus()
     defaults, limits = spec.defaults, spec.limits
     width, _, height = defaults.size.partition("x")
     performance = status.performance or []
@@ -381,11 +245,11 @@ def _mean(values: Sequence[Any]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _is_true(conditions: list[_Condition] | None, kind: str) -> bool:
+def _is_true(conditions: list[Condition] | None, kind: str) -> bool:
     return any(c.type == kind and c.status == "True" for c in conditions or [])
 
 
-def _message(conditions: list[_Condition] | None, kind: str) -> str | None:
+def _message(conditions: list[Condition] | None, kind: str) -> str | None:
     for condition in conditions or []:
         if condition.type == kind and condition.status == "True":
             return condition.message or kind

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from .app import App, Sink
+from .attempt import Attempts
 from .bodies import Budget
 from .cache import Cache
 from .dispatch import Dispatcher
@@ -33,18 +34,24 @@ class Gateway:
         self.upstream = Upstream()
         self.bodies = Budget(settings.body_bytes)
         self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.hold.changed, clock)
-        self._split = Split(random.random)
-        self._dispatcher = Dispatcher(
+        self._attempts = Attempts(
             self.fleet,
             self.upstream,
             tokens,
-            self.hold,
             self.metrics,
             self.figures,
+            upstream_seconds=settings.upstream_seconds,
+            clock=clock,
+        )
+        self._split = Split(random.random)
+        dispatcher = Dispatcher(
+            self.fleet,
+            self._attempts,
+            self.hold,
+            self.metrics,
             self._split,
             Cache(settings.cache_bytes),
             hold_seconds=settings.hold_seconds,
-            upstream_seconds=settings.upstream_seconds,
             clock=clock,
         )
         self.mirror = Mirror(
@@ -58,7 +65,7 @@ class Gateway:
         )
         self.app = App(
             self.fleet,
-            self._dispatcher,
+            dispatcher,
             self.metrics,
             self.figures,
             self.mirror,
@@ -74,7 +81,7 @@ class Gateway:
         workers = snapshot.workers.values()
         self.upstream.forget({(worker.host, worker.port) for worker in workers})
         # First of all: it must not wait for what follows.
-        stop_suspended(self._dispatcher.under_way, snapshot)
+        stop_suspended(self._attempts.under_way, snapshot)
         self._split.keep(snapshot.routes.values())
         self.metrics.keep(snapshot.routes.values())
         self.figures.keep(entries(snapshot.pools))

@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from kubernetes.aio.client import ApiClient
 
-from . import resources
+from . import resources, schemas
 from .fleet import ObjectKey, View
 
 _log = logging.getLogger(__name__)
@@ -44,9 +44,9 @@ class Store(Protocol):
     def put(self, kind: str, key: ObjectKey, view: View | None) -> None: ...
 
 
-_pod = msgspec.json.Decoder(resources.Pod)
-_pool = msgspec.json.Decoder(resources.Pool)
-_model = msgspec.json.Decoder(resources.Model)
+_pod = msgspec.json.Decoder(schemas.Pod)
+_pool = msgspec.json.Decoder(schemas.Pool)
+_model = msgspec.json.Decoder(schemas.Model)
 
 SOURCES = (
     Source(

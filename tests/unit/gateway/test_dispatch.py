@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from imagefleet_runtime.gateway.dispatch import retry_reason
+from imagefleet_runtime.gateway.attempt import retry_reason
 
 from tests.unit.gateway.builders import (
     PROMPT,

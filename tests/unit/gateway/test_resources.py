@@ -3,14 +3,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from imagefleet_runtime.gateway import resources
+from imagefleet_runtime.gateway import resources, schemas
 
 from tests.unit.gateway.builders import make_model, make_pool, make_worker
 
 PLACEMENT = '{"shapes-1": {"pinned": true}, "sdxl": {"pinned": false}}'
 
 
-def pod(**changes: Any) -> resources.Pod:
+def pod(**changes: Any) -> schemas.Pod:
     raw: dict[str, Any] = {
         "metadata": {
             "name": "w1",
@@ -24,7 +24,7 @@ def pod(**changes: Any) -> resources.Pod:
     }
     for part, fields in changes.items():
         raw[part] |= fields
-    return msgspec.convert(raw, resources.Pod)
+    return msgspec.convert(raw, schemas.Pod)
 
 
 def test_reads_a_worker() -> None:
@@ -63,7 +63,7 @@ def pool(status: Any) -> resources.PoolView:
         "spec": {"models": [{"name": "shapes", "model": "shapes-1", "minResident": 1}]},
         "status": status,
     }
-    return resources.read_pool(msgspec.convert(raw, resources.Pool))
+    return resources.read_pool(msgspec.convert(raw, schemas.Pool))
 
 
 def test_before_its_first_status_a_pools_spec_gets_all_traffic() -> None:
@@ -100,7 +100,7 @@ def test_reads_a_model() -> None:
             "conditions": [{"type": "Stalled", "status": "True", "message": "wrong digest"}],
         },
     }
-    assert resources.read_model(msgspec.convert(raw, resources.Model)) == make_model(
+    assert resources.read_model(msgspec.convert(raw, schemas.Model)) == make_model(
         steps=30,
         guidance_scale=3.0,
         size=(512, 768),
@@ -118,7 +118,7 @@ def test_reads_a_model() -> None:
 
 def test_a_bare_model_has_the_schemas_defaults_and_no_measurements() -> None:
     raw = {"metadata": {"name": "shapes-1", "namespace": "art"}, "spec": {"source": {"uri": "file:///m"}}}
-    model = resources.read_model(msgspec.convert(raw, resources.Model))
+    model = resources.read_model(msgspec.convert(raw, schemas.Model))
     assert model == make_model(license=None, rate=None, load_seconds=None)
 
 
