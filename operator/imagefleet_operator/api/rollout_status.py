@@ -12,20 +12,17 @@ class Figures(ApiModel):
     percent: Int32 | None = Field(default=None, description="Its share of the requests.", ge=0, le=100)
     requests: Int64 = Field(default=0, description="Requests that ended.", ge=0)
     error_rate: float | None = Field(
-        default=None, description="Those that a worker failed, of all, 0 to 1.", ge=0, le=1
+        default=None, description="Those that a worker failed, of all, 0 to 1.", ge=0
     )
     out_of_memory_rate: float | None = Field(
-        default=None, description="Those that failed for want of memory, of all, 0 to 1.", ge=0, le=1
+        default=None, description="Those that failed for want of memory, of all, 0 to 1.", ge=0
     )
     safety_pass_rate: float | None = Field(
         default=None,
         description="Pictures that passed the safety check, of those checked, 0 to 1.",
         ge=0,
-        le=1,
     )
-    quality_score: float | None = Field(
-        default=None, description="Mean score of the pictures, 0 to 1.", ge=0, le=1
-    )
+    quality_score: float | None = Field(default=None, description="Mean score of the pictures, 0 to 1.", ge=0)
     seconds_per_megapixel_step: float | None = Field(
         default=None,
         description="Seconds on a worker for one denoising step of one megapixel, guided ones counted twice: "
