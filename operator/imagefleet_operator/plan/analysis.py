@@ -43,10 +43,11 @@ MISS = 0.05
 MIN_MEASURED = 10
 """Of each side before means are compared at all: a normal approximation of fewer is none."""
 
-PSEUDO_SQUARES = 0.25
-"""Added to the sum of squared deviations: as if one more score had been half the scale away (Waudby-Smith and Ramdas
-2023, section 3.2), or one more latency e^0.5 times the others'. Otherwise a few equal values would have no spread at
-all."""
+UNSEEN_WORSE, UNSEEN_WITHIN = 0.25, 1.0
+"""Added to the sum of squared deviations, for what was not seen yet: as if one more value had been 0.5 or 1 away
+(Waudby-Smith and Ramdas 2023, section 3.2, add the first to scores of 0 to 1). Otherwise a few equal values would
+have no spread at all. A canary passes as if its next picture scored 0: 60 scores of 1 do not yet show that fewer than
+5 % are 0."""
 
 LARGEST = 700.0
 """Of a mean: exp of more is no float. NaN and infinity are not within it."""
@@ -208,18 +209,19 @@ def _compare_means(metric: Metric, stable: Moments, canary: Moments, limits: _Li
     if min(counts) < MIN_MEASURED:
         return _Compared(*own, counts, Outcome.INCONCLUSIVE)
     harm = means[1] - means[0] if metric is Metric.LATENCY else means[0] - means[1]
-    # The larger spread for both: a few canary requests that happen to be alike must not look certain.
-    variance = max(_variance(stable), _variance(canary)) * (1 / stable.count + 1 / canary.count)
 
-    def radius(chance: float) -> float:
+    def radius(chance: float, unseen: float) -> float:
+        # The larger spread for both: a few canary requests that happen to be alike must not look certain.
+        spread = max(_variance(stable, unseen), _variance(canary, unseen))
+        variance = spread * (1 / stable.count + 1 / canary.count)
         return mean_radius(variance, min(counts) - 1, limits.tolerance, chance)
 
     outcome = _outcome(
         harm,
         counts,
         limits,
-        worse=lambda: harm > radius(limits.chance),
-        within=lambda: harm + radius(MISS) < limits.tolerance,
+        worse=lambda: harm > radius(limits.chance, UNSEEN_WORSE),
+        within=lambda: harm + radius(MISS, UNSEEN_WITHIN) < limits.tolerance,
     )
     return _Compared(*own, counts, outcome)
 
@@ -232,10 +234,10 @@ def _measured(moments: Moments) -> bool:
     return moments.count > 0 and abs(moments.total) <= LARGEST * moments.count and isfinite(moments.squares)
 
 
-def _variance(moments: Moments) -> float:
-    """Of one value."""
+def _variance(moments: Moments, unseen: float) -> float:
+    """Of one value, with a sum of squared deviations for what was not seen yet."""
     deviations = max(0.0, moments.squares - moments.total**2 / moments.count)
-    return (deviations + PSEUDO_SQUARES) / (moments.count - 1)
+    return (deviations + unseen) / (moments.count - 1)
 
 
 def _outcome(
