@@ -13,8 +13,11 @@ from imagefleet_runtime.gateway.figures import (
     Entry,
     Figures,
     WorkerFigures,
+    entries,
     read_figures,
 )
+from imagefleet_runtime.gateway.resources import read_pool
+from imagefleet_runtime.gateway.schemas import Pool
 from imagefleet_runtime.gateway.upstream import Reply
 
 NAME = ("art", "thumbs", "shapes")
@@ -343,3 +346,35 @@ def test_parts_never_exceed_their_whole(
             assert window["failed"] + window["slow"] <= window["requests"]
             assert window["unsafe"] <= window["checked"]
         assert all(budget["short"][name] <= budget["long"][name] for name in budget["short"])
+
+
+def test_what_the_cluster_says_of_a_name() -> None:
+    raw = {
+        "metadata": {"namespace": "art", "name": "thumbs"},
+        "spec": {
+            "models": [
+                {"name": "shapes", "model": "shapes-1", "slo": {"latencySeconds": {"p95": "1.5"}}},
+                {"name": "plain", "model": "sdxl", "slo": {"latencySeconds": {"p95": "soon"}}},
+                {"name": "new", "model": "shapes-1", "slo": {"successRate": "0.99"}},
+            ]
+        },
+        "status": {
+            "models": [
+                {
+                    "name": "shapes",
+                    "traffic": [{"model": "shapes-1", "percent": 95}, {"model": "shapes-2", "percent": 5}],
+                    "mirror": [{"model": "shapes-3", "percent": 10}, {"model": "shapes-4", "percent": 0}],
+                    "window": "2026-11-23T02:00:00.000000Z",
+                },
+                {"name": "plain", "traffic": [{"model": "sdxl", "percent": 100}]},
+            ]
+        },
+    }
+    pool = read_pool(msgspec.json.decode(msgspec.json.encode(raw), type=Pool))
+    assert entries([pool]) == {
+        ("art", "thumbs", "shapes"): Entry(
+            "2026-11-23T02:00:00.000000Z", frozenset({"shapes-1", "shapes-2", "shapes-3"}), 1.5
+        ),
+        ("art", "thumbs", "plain"): Entry("", frozenset({"sdxl"}), None),
+        ("art", "thumbs", "new"): Entry("", frozenset({"shapes-1"}), None),
+    }
