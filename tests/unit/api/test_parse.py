@@ -239,6 +239,36 @@ def test_nothing_but_a_typed_error_ever_comes_of_reading(spec: Any, status: Any,
             assert kind.parse({"metadata": metadata, "spec": spec, "status": status}).metadata.name
 
 
+FIELDS_OF_AN_ENTRY = ("rollout", "slo", "stickiness", "experiments", "shadow", "fallback", "suspend")
+WORDS = st.sampled_from(
+    ["steps", "analysis", "setWeight", "pause", "mirror", "percent", "latency", "maxRatio", "abortBurnRate"]
+    + [
+        "header",
+        "userField",
+        "arms",
+        "model",
+        "name",
+        "cached",
+        "successRate",
+        "onUnsafe",
+        "latencySeconds",
+        "p95",
+    ]
+)
+NESTED = st.recursive(
+    st.none() | st.booleans() | st.integers(-1, 101) | st.sampled_from(["0.5", "2", "x", "", "Suspend"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(entry=st.dictionaries(st.sampled_from(FIELDS_OF_AN_ENTRY), NESTED, max_size=3))
+def test_nothing_but_a_typed_error_ever_comes_of_reading_an_entry(entry: dict[str, Any]) -> None:
+    with contextlib.suppress(InvalidResource):
+        (read,) = InferencePool.parse(make_pool(models=[{"name": "a", "model": "b", **entry}])).spec.models
+        assert (read.name, read.model) == ("a", "b")
+
+
 @pytest.mark.parametrize(
     "status", [None, {"observedGeneration": "old"}, {"conditions": [{"type": "Ready"}]}, []]
 )
