@@ -13,7 +13,7 @@ Header = tuple[bytes, bytes]
 
 # How much chance has a say in whose turn it is (requests). Without it, callers who send large and small requests by
 # turns would have all large ones in one half of a split by halves.
-_SHUFFLE = 0.5
+_SHUFFLE = 1.0
 # Gateways begin at different turns, so that what they owe at any time is not the same (requests).
 _START = 100
 

@@ -71,11 +71,16 @@ def make_model(name: str = "shapes-1", **overrides: Any) -> ModelView:
 
 
 def make_pool(
-    name: str = "thumbs", offers: dict[str, dict[str, float]] | None = None, **overrides: Any
+    name: str = "thumbs",
+    offers: dict[str, dict[str, float]] | None = None,
+    entry: dict[str, Any] | None = None,
+    **overrides: Any,
 ) -> PoolView:
-    """A pool; `offers` maps each name that callers use to its traffic."""
+    """A pool; `offers` maps each name that callers use to its traffic, `entry` has further fields of each."""
     offers = offers or {"shapes": {"shapes-1": 100.0}}
-    models = tuple(PoolModel(offer, tuple(traffic.items())) for offer, traffic in offers.items())
+    models = tuple(
+        PoolModel(offer, tuple(traffic.items()), **entry or {}) for offer, traffic in offers.items()
+    )
     fields: dict[str, Any] = {"namespace": "art", "name": name, "created": 1_700_000_000, "models": models}
     return PoolView(**fields | overrides)
 
