@@ -13,9 +13,10 @@ from pathlib import Path
 from imagefleet_runtime.worker import calibration, deadlines, messages, source
 from imagefleet_runtime.worker.files import Files
 from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle
-from imagefleet_runtime.worker.importer import Importer
+from imagefleet_runtime.worker.importer import Importer, ImporterError
 from imagefleet_runtime.worker.logs import log
 from imagefleet_runtime.worker.model import Model
+from imagefleet_runtime.worker.source import SourceError
 from imagefleet_runtime.worker.threads import in_thread
 
 # The last stage before the engine draws, to warm up and to measure.
@@ -27,6 +28,10 @@ class LoadError(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class LoadStoppedError(Exception):
+    """The model was suspended meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +50,27 @@ class BringUp:
     async def run(self, model: Model, memory_limit: int, on_exit: Callable[[EngineHandle], None]) -> None:
         """Leaves the engine in ``model``, also where this raises.
 
-        Raises SourceError, EngineExitedError, LoadError, OSError, ImporterError, EngineStuckError.
+        Raises SourceError, EngineExitedError, LoadError, OSError, ImporterError, EngineStuckError; LoadStoppedError
+        where the model was stopped, whatever became of the load.
         """
+        try:
+            await self._run(model, memory_limit, on_exit)
+        except (SourceError, EngineExitedError, LoadError, OSError, ImporterError):
+            if not model.stopped:
+                raise
+        _go_on(model)
+
+    async def _run(self, model: Model, memory_limit: int, on_exit: Callable[[EngineHandle], None]) -> None:
+        """Raises as ``run``."""
         entry, files = model.entry, model.files
         assert files is not None, "files are brought here before they are loaded"
         assert files.ready, "and all of them"
         with stage(model, "verify"):
             seconds = await self._check(model, files)
+        _go_on(model)
         with stage(model, "fork"):
             model.engine = engine = await EngineHandle.start(self.importer, on_exit, self.load_seconds)
+        _go_on(model)
         order = messages.Load(
             path=str(files.pipeline),
             options=entry.pipeline.options(),
@@ -113,6 +130,12 @@ class BringUp:
         except TimeoutError:
             raise LoadError("LoadFailed", f"the folder could not be read within {seconds:.0f} s") from None
         return seconds
+
+
+def _go_on(model: Model) -> None:
+    """Raises LoadStoppedError."""
+    if model.stopped:
+        raise LoadStoppedError
 
 
 @contextlib.contextmanager

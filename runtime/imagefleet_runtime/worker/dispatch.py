@@ -205,9 +205,7 @@ class Dispatcher:
     def _drawn(self, part: Part, drawn: messages.Drawn) -> None:
         job, model = part.job, part.job.model
         part.drawn = drawn
-        # The rate is that of a drawing alone: its share of the device, times what its company gained.
-        gain = part.alone_seconds / part.shared_seconds if part.shared_seconds > 0 else 1.0
-        model.rate = calibration.corrected(model.rate, drawn.work_seconds * gain, part.units)
+        model.rate = calibration.corrected(model.rate, part.run_seconds, part.units)
         model.last_used = time.monotonic()
         if drawn.peak_bytes is not None:
             order = part.order
@@ -224,7 +222,7 @@ class Dispatcher:
         seconds = now - (now if job.started is None else job.started)
         images = tuple(drawn.image for drawn in pictures)
         self._metrics.completed(job.model.name, seconds, job.queue_seconds(now))
-        self._end(job, Outcome(images, seconds, tuple(drawn.phases for drawn in pictures)))
+        self._end(job, Outcome(images, job.run_seconds, tuple(drawn.phases for drawn in pictures)))
 
     def _failed(self, part: Part, failed: messages.Failed) -> None:
         order, model = part.order, part.job.model
@@ -240,6 +238,13 @@ class Dispatcher:
         """The caller went away: stop its pictures at their next step; those that were not begun never are."""
         if job in self._jobs:
             self._end(job, errors.engine("generation_failed", "the request was cancelled"))
+
+    def stop(self, model: Model, error: errors.ApiError) -> int:
+        """Answer the requests of ``model`` that were begun, and stop their pictures. How many there were."""
+        jobs = [job for job in self._jobs if job.model is model]
+        for job in jobs:
+            self._end(job, error)
+        return len(jobs)
 
     def refuse(self, model: Model, error: errors.ApiError) -> None:
         """Answer the requests of ``model`` that were begun and have no engine any more."""

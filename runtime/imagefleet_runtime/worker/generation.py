@@ -121,8 +121,8 @@ class Generation:
     ) -> stream.Event | None:
         """As ``stream.next_event``, but only what may be shown. Raises ApiError where that is not so."""
         event = await stream.next_event(job, leaving, seconds)
-        if isinstance(event, Picture):
-            await self._look_at(job, event.image)
+        if event is not None:
+            await self._look_at(job, *([event.image] if isinstance(event, Picture) else []))
         return event
 
     async def _look_at(self, job: Job, *images: bytes) -> None:
@@ -133,6 +133,8 @@ class Generation:
             if not job.result.done():
                 self._supervisor.cancel(job, UNSAFE)
             raise
+        if job.model.entry.suspended:  # after the last picture was drawn, and before it is sent
+            raise errors.model_suspended(job.model.name)
 
     @contextlib.asynccontextmanager
     async def _watched(self, job: Job) -> AsyncIterator[asyncio.Future[None]]:
@@ -163,9 +165,9 @@ class Generation:
         if self._job is not None:
             headers["x-imagefleet-seed"] = str(self._job.drawings[0].seed)
             headers["x-imagefleet-queue-seconds"] = f"{self._job.queue_seconds(time.monotonic()):.3f}"
-        outcome = _outcome(self._job)
-        if outcome is not None:
-            headers["x-imagefleet-run-seconds"] = f"{outcome.run_seconds:.3f}"
+        run_seconds = _run_seconds(self._job)
+        if run_seconds is not None:
+            headers["x-imagefleet-run-seconds"] = f"{run_seconds:.6f}"
         return headers | self._findings.headers()
 
     def _record(self, code: str, status: int, param: str | None = None) -> None:
@@ -173,7 +175,7 @@ class Generation:
         model = self._supervisor.known_model(self._body.model) if self._body else None
         name = model.name if model else None
         self._supervisor.metrics.answered(name or "", code)
-        outcome = _outcome(self._job)
+        outcome, run_seconds = _outcome(self._job), _run_seconds(self._job)
         ended_ns = time.time_ns()
         log(
             "request",
@@ -185,7 +187,7 @@ class Generation:
             unsafe=self._findings.unsafe or None,
             **(_drawing_fields(self._job.drawings) if self._job else {}),
             seconds=round((ended_ns - self._started_ns) / 1e9, 3),
-            run_seconds=None if outcome is None else round(outcome.run_seconds, 3),
+            run_seconds=None if run_seconds is None else round(run_seconds, 3),
         )
         if self._tracing is not None:
             answered = spans.Answered(self._id, name, code, status, self._started_ns, ended_ns)
@@ -199,6 +201,14 @@ def _outcome(job: Job | None) -> Outcome | None:
     if job is None or not job.result.done() or job.result.cancelled() or job.result.exception():
         return None
     return job.result.result()
+
+
+def _run_seconds(job: Job | None) -> float | None:
+    """Seconds of the device, those of a request that failed included; None where nothing was drawn."""
+    outcome = _outcome(job)
+    if outcome is not None:
+        return outcome.run_seconds
+    return job.run_seconds or None if job is not None else None
 
 
 def _drawing_fields(drawings: tuple[Draw, ...]) -> dict[str, Any]:

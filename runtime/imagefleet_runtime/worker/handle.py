@@ -122,12 +122,20 @@ class EngineHandle:
 
         Raises EngineStuckError.
         """
-        self._stopping = True
+        self.end()
         await self._kill()
 
-    async def _kill(self) -> None:
+    def end(self) -> None:
+        """As ``stop``, without waiting for it."""
+        self._stopping = True
+        self._signal()
+
+    def _signal(self) -> None:
         if not self._exited.is_set():
             self._process.kill()
+
+    async def _kill(self) -> None:
+        self._signal()
         try:
             async with asyncio.timeout(KILL_SECONDS):
                 await self._exited.wait()

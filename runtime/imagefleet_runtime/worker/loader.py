@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from imagefleet_runtime.worker import source
-from imagefleet_runtime.worker.bringup import BringUp, LoadError
+from imagefleet_runtime.worker.bringup import BringUp, LoadError, LoadStoppedError
 from imagefleet_runtime.worker.files import Files
 from imagefleet_runtime.worker.handle import EngineExitedError, EngineHandle, EngineHungError
 from imagefleet_runtime.worker.importer import ImporterError
@@ -64,6 +64,7 @@ class Loader:
         self._metrics = metrics
         self._changed = changed
         self._running = running
+        self._ending: list[EngineHandle] = []  # were told to end
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -83,6 +84,18 @@ class Loader:
                 await self._sleep()
             else:
                 await self._perform(step)
+
+    def suspend(self, model: Model) -> None:
+        """End what it has, at once and without waiting for a load of another model. Without effect on one that has
+        nothing. It is not loaded again while its policy says so."""
+        model.stopped = model.stopped or model.load_started is not None
+        if model.engine is not None:
+            model.engine.end()
+            self._ending.append(model.engine)
+            model.engine = None
+            log("model_unloaded", model=model.name)
+        self._set_absent(model)
+        self._wake.set()
 
     async def stop_engines(self) -> None:
         await self._unload(*self._models.values())
@@ -125,7 +138,7 @@ class Loader:
                 state = State.ABSENT if model.load_started is None else State.LOADING
             candidate = Candidate(
                 model=model.name,
-                pinned=model.entry.pinned and not model.withdrawn,
+                pinned=model.pinned,
                 state=state,
                 memory_bytes=model.memory_estimate + self._overhead_bytes,
                 oldest=min((job.arrived for job in self._waiting.of(model)), default=None),
@@ -136,8 +149,7 @@ class Loader:
         return candidates
 
     def _wanted(self, model: Model) -> bool:
-        pinned = model.entry.pinned and not model.withdrawn
-        return pinned or bool(self._waiting.of(model))
+        return model.pinned or bool(self._waiting.of(model))
 
     def _want_files(self) -> None:
         """Have the files brought here that are needed; several models' at once."""
@@ -164,7 +176,12 @@ class Loader:
                 self._set_absent(model)
 
     async def _retire(self) -> None:
-        """Unload what the policy no longer names, or names with other files, once its requests are done."""
+        """Unload what the policy no longer names, or names with other files, once its requests are done.
+
+        First wait for the engines that were told to end: until then their memory is theirs. Raises EngineStuckError.
+        """
+        while self._ending:
+            await self._ending.pop().stop()
         for model in list(self._models.values()):
             if self._running(model) or (model.withdrawn and self._waiting.of(model)):
                 continue
@@ -225,11 +242,14 @@ class Loader:
 
     async def _load(self, model: Model) -> None:
         model.state = State.LOADING
+        model.stopped = False
         model.load_started = time.monotonic()
         model.load_stages = {name: part for name, part in model.load_stages.items() if name == "fetch"}
         log("model_loading", model=model.name)
         try:
             await self._bring_up.run(model, self.memory_limit(model), self._engine_ended)
+        except LoadStoppedError:
+            await self._unload(model)
         except SourceError as error:
             # A local folder may be mended; a remote one was fetched with the right digest, and will be the same again.
             looks = None if model.entry.path is None else await self._looks(model)

@@ -110,9 +110,9 @@ class Metrics:
         """``model``: as in ``answered``."""
         self._refused.labels(*self._base, model, code).inc()
 
-    def cancelled(self, model: str, reason: str) -> None:
+    def cancelled(self, model: str, reason: str, requests: int = 1) -> None:
         """``reason``: ``caller_left``, ``unsafe`` or ``suspended``."""
-        self._cancelled.labels(*self._base, model, reason).inc()
+        self._cancelled.labels(*self._base, model, reason).inc(requests)
 
     def checked(self, model: str, passed: bool) -> None:
         """The safety check looked at one picture."""

@@ -46,11 +46,17 @@ class Model:
     restarts: int = 0  # engine crashes since the worker started
     last_used: float = 0.0
     withdrawn: bool = False  # no longer in the policy: finishes what it has, then goes
+    stopped: bool = False  # the load that is under way is to end
     outdated: bool = False  # the policy names other files or options by now: the engine is to be replaced
 
     @property
     def name(self) -> str:
         return self.entry.model
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is to be loaded though nobody asks for it."""
+        return self.entry.pinned and not self.withdrawn and not self.entry.suspended
 
     @property
     def serving(self) -> bool:

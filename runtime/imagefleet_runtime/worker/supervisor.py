@@ -33,8 +33,8 @@ from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 
 # A seed that nobody gave; small enough to type.
 RANDOM_SEEDS = 2**32
-# Why a request was stopped, unless it is said.
-CALLER_LEFT = "caller_left"
+# Why requests were stopped.
+CALLER_LEFT, SUSPENDED = "caller_left", "suspended"
 # What a client is told to wait where nobody has measured a load of this model.
 UNKNOWN_LOAD_SECONDS = 10.0
 # By when a request is wanted that does not say it, in seconds from its arrival.
@@ -149,6 +149,8 @@ class Supervisor:
             model = previous.pop(entry.model, None) or Model(entry)
             self._models[entry.model] = model
             self._update(model, entry)
+            if entry.suspended:
+                self._suspend(model)
         for name, model in previous.items():
             self._models[name] = model
             model.withdrawn = True
@@ -167,6 +169,18 @@ class Supervisor:
         looks_again = again or model.failed_source is not None or model.reason == "DoesNotFit"
         if model.state is State.FAILED and looks_again:
             model.retry_at = time.monotonic()
+
+    def _suspend(self, model: Model) -> None:
+        """End all that the model draws or has queued, at once, and its engine."""
+        error = errors.model_suspended(model.name)
+        waiting = self._waiting.take_all(lambda job: job.model is model)
+        for job in waiting:
+            job.answer(error)
+        stopped = len(waiting) + self._dispatcher.stop(model, error)
+        self.metrics.cancelled(model.name, SUSPENDED, stopped)
+        if stopped or model.state is not State.ABSENT:
+            log("model_suspended", model=model.name, stopped=stopped)
+        self._loader.suspend(model)
 
     def _refuse_waiting(self, model: Model, why: str) -> None:
         error = errors.model_loading(f"model {model.name!r} {why}", self._retry_after(model))
@@ -233,6 +247,8 @@ class Supervisor:
         model = self._models.get(name)
         if model is None or model.withdrawn:
             raise errors.model_not_allowed(name)
+        if model.entry.suspended:
+            raise errors.model_suspended(name)
         if model.state is State.FAILED:
             raise errors.model_failed(name, model.reason, model.message, self._retry_after(model))
         return model

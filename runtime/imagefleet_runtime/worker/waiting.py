@@ -16,7 +16,7 @@ from imagefleet_runtime.worker.scheduling import Key, Priority
 
 @dataclass(frozen=True)
 class Outcome:
-    """A drawn request: for each picture its encoded bytes and the phases of its drawing."""
+    """A drawn request: for each picture its encoded bytes and the phases of its drawing; ``run_seconds`` of the job."""
 
     images: tuple[bytes, ...]
     run_seconds: float
@@ -68,6 +68,14 @@ class Part:
         return 0.0 if rate is None or self.drawn else rate * self.units * (1.0 - self.done)
 
     @property
+    def run_seconds(self) -> float:
+        """Seconds of the device so far, as if it had it for itself: its share, times what its company gained."""
+        if self.drawn is None:
+            return self.alone_seconds
+        gain = self.alone_seconds / self.shared_seconds if self.shared_seconds > 0 else 1.0
+        return self.drawn.work_seconds * gain
+
+    @property
     def key(self) -> Key:
         order = self.order
         adapters = tuple(sorted((adapter.name, adapter.scale) for adapter in order.adapters))
@@ -105,6 +113,14 @@ class Job:
     def work_seconds(self) -> float:
         """Seconds of the accelerator left, alone on it; 0 while nobody knows the model's rate."""
         return math.fsum(part.work_seconds for part in self.parts)
+
+    @property
+    def run_seconds(self) -> float:
+        """Seconds of the device that its pictures took so far, each as if it had been drawn alone.
+
+        So it depends neither on how long they waited nor on what was drawn beside them.
+        """
+        return math.fsum(part.run_seconds for part in self.parts)
 
     @property
     def pending(self) -> list[Part]:

@@ -100,7 +100,7 @@ async def test_one_picture_that_fails_holds_back_the_whole_reply() -> None:
         )
         assert "data" not in reply.json()
         assert found(reply) == ("2", "1", None)
-        assert reply.headers["x-imagefleet-run-seconds"] == "0.500"
+        assert reply.headers["x-imagefleet-run-seconds"] == "0.500000"
         assert client.sample("pictures_unsafe_total") == 1
         assert client.supervisor.count("content_policy_violation") == 1
 

@@ -345,6 +345,35 @@ async def test_steps_are_counted_by_batch(desk: Desk, engine: PlayedEngine) -> N
     assert desk.metric("generation_seconds_count") == 1.0
 
 
+@pytest.mark.parametrize("company", [0, 1, 3])
+async def test_a_request_takes_the_same_seconds_of_the_device_whatever_is_drawn_beside_it(
+    desk: Desk, engine: PlayedEngine, company: int
+) -> None:
+    """Measured at load: a step takes 0.1 s alone, 0.12 s with one other and 0.2 s with three."""
+    job = desk.submit(n=1)
+    others = [desk.submit() for _ in range(company)]
+    orders = await engine.draws(1 + company)
+    step = {0: 0.1, 1: 0.12, 3: 0.2}[company]
+    for _ in range(20):
+        engine.stepped(*orders, seconds=step)
+    for order in orders:
+        engine.drawn(order, work_seconds=20 * step / len(orders))
+    for each in (job, *others):
+        assert (await each.result).run_seconds == pytest.approx(2.0)
+
+
+async def test_a_request_that_failed_has_taken_the_steps_that_were_drawn(
+    desk: Desk, engine: PlayedEngine
+) -> None:
+    job = desk.submit()
+    order = await engine.draw()
+    for _ in range(5):
+        engine.stepped(order, seconds=0.1)
+    engine.failed(order)
+    assert await refused(job) == "generation_failed"
+    assert job.run_seconds == pytest.approx(0.5)
+
+
 async def test_requests_that_lost_their_engine_between_two_pictures_are_refused(
     desk: Desk, engine: PlayedEngine
 ) -> None:

@@ -72,7 +72,7 @@ async def test_pictures_come_in_one_reply_with_their_seeds(
     ]
     assert (body["size"], body["quality"], body["output_format"]) == ("512x384", "medium", "png")
     assert response.headers["x-imagefleet-seed"] == "40"
-    assert response.headers["x-imagefleet-run-seconds"] == "0.500"
+    assert response.headers["x-imagefleet-run-seconds"] == "0.500000"
     assert supervisor.count("ok") == 1
 
 
@@ -151,6 +151,16 @@ async def test_a_failure_before_the_first_event_has_its_own_status(
     assert (response.status_code, body["error"]["code"]) == (500, "out_of_memory")
     assert response.headers["content-type"] == "application/json"
     assert supervisor.count("out_of_memory") == 1
+
+
+async def test_a_failure_tells_what_was_drawn_until_then(
+    client: httpx.AsyncClient, supervisor: FakeSupervisor
+) -> None:
+    for drawn, header in ((0.25, "0.250000"), (0.0, None)):
+        async with asked(client, supervisor) as (job, reply):
+            job.parts[0].alone_seconds = drawn
+            fail(job, errors.engine("generation_failed", "NaN"))
+            assert (await reply).headers.get("x-imagefleet-run-seconds") == header
 
 
 async def test_a_later_failure_is_an_event_and_the_end(
