@@ -104,7 +104,7 @@ class Reconciler:
         for pod, seconds in plan.poll_seconds.items():
             self._call((pool.namespace, pod), seconds, wanted.get(pod))
         delay = await self._status(POOL, pool, plan.status, memory)
-        return _soonest(delay, look_again(observed, self._clock()))
+        return _soonest(delay, plan.again, look_again(observed, self._clock()))
 
     async def _model(self, model: Parent[ModelSpec], memory: Memory) -> float | None:
         spec = verify_spec(model, self._workers)

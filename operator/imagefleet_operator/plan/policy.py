@@ -45,7 +45,9 @@ def measured(model: Parent[ModelSpec], name: str) -> Json:
     return next((e for e in entries if e.get("accelerator") == name), {})
 
 
-def policy_entry(model: Parent[ModelSpec], *, pinned: bool, memory_bytes: int, speed: Json) -> Json:
+def policy_entry(
+    model: Parent[ModelSpec], *, pinned: bool, memory_bytes: int, speed: Json, suspended: bool = False
+) -> Json:
     """One model of ``PUT /v1/worker/models``. The digests are the verified ones, also where the spec gives
     none."""
     spec = model.spec
@@ -66,6 +68,7 @@ def policy_entry(model: Parent[ModelSpec], *, pinned: bool, memory_bytes: int, s
         "defaults": spec.defaults,
         "limits": spec.limits,
         "memoryBytes": memory_bytes,
+        **({"suspended": True} if suspended else {}),
         **known,
     }
 

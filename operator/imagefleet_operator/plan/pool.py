@@ -1,19 +1,26 @@
 """The plan of one pool: what its workers are to hold, and its status."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 
-from imagefleet_operator.api.quantity import quantity_bytes
 from imagefleet_operator.plan import conditions, policy, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.conditions import Verdict
-from imagefleet_operator.plan.placement import Need, Placement, Slot, estimate, place
+from imagefleet_operator.plan.entries import Entries, memory, plan_entries, suspended_models
+from imagefleet_operator.plan.entry_status import entries_status, main_entries, suspended
+from imagefleet_operator.plan.health import rollout_healthy, safety_healthy
 from imagefleet_operator.plan.policy import Policy, Step, steps
-from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolModel, PoolObserved, PoolSpec, Worker
+from imagefleet_operator.plan.rollout_types import Slo
+from imagefleet_operator.plan.types import Json, Parent, PoolObserved, PoolSpec, Report, Worker
 
 POLL_UNSETTLED = 1.0
 """Seconds between looks at a worker while something is to change on it."""
 POLL_SETTLED = 15.0
+WATCH_SECONDS = 1.0
+"""Between two passes while time or figures may change something."""
+NO_PROMISE = Slo()
+KEPT = ("WorkersReady", "ModelsPlaced", "RolloutHealthy", "SafetyHealthy")
+"""Conditions that stay as they were while the spec cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,8 @@ class PoolPlan:
     status: Json = field(default_factory=dict)
     poll_seconds: Mapping[str, float] = field(default_factory=dict)
     """Per pod that is to be asked for its report: seconds between two looks."""
+    again: float | None = None
+    """Seconds after which to look again though nothing happened; None: something will."""
     watch_gateways: bool = False
     """Whether what gateways counted is needed soon."""
 
@@ -55,64 +64,65 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
     unasked = {w.pod.name for w in verdicts.present(observed.workers) if not w.asked}
     if unasked:
         return PoolPlan(status=observed.pool.status, poll_seconds=dict.fromkeys(unasked, 0.0))
-    needs = _needs(spec, observed)
-    placement = place(needs, _slots(observed))
-    wanted = {
-        w.pod.name: _policy(needs, observed, w, placement.pinned[w.pod.name])
-        for w in verdicts.serving(observed.workers)
-    }
+    entries = plan_entries(spec, observed, now)
+    wanted = _policies(spec, observed, entries)
     plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
     changing = tuple(p for p in plans if p.steps)
+    watched = _watched(entries)
     return PoolPlan(
         workers=changing,
-        status=_status(spec, observed, placement, now),
+        status=_status(spec, observed, entries, now),
         poll_seconds=_polls(observed, {p.worker.pod.name for p in changing}, now),
+        again=WATCH_SECONDS if watched else None,
+        watch_gateways=watched,
     )
 
 
-def _needs(spec: PoolSpec, observed: PoolObserved) -> Sequence[Need]:
-    """What to place: each usable model once, with the most copies that any of its names asks for."""
-    names = {policy.accelerator(w.report) for w in observed.workers if w.report}
-    copies: dict[str, int] = {}
-    for entry in spec.models:
-        if verdicts.is_usable(entry.model, observed):
-            copies[entry.model] = max(copies.get(entry.model, 0), entry.min_resident)
-    return [Need(model, count, _memory(observed.models[model], names)) for model, count in copies.items()]
+def _watched(entries: Entries) -> bool:
+    """Whether time or figures may change anything: a rollout or an experiment is under way, or a promise is judged."""
+    return any(
+        state.active is not None
+        or any(trial.phase != "Ended" for trial in state.trials)
+        or entry.slo != NO_PROMISE
+        for entry, state in entries.states
+    )
 
 
-def _memory(model: Parent[ModelSpec] | None, accelerators: set[str]) -> int:
-    assert model is not None
-    assert model.spec is not None
-    known = [policy.measured(model, name).get("memory") for name in accelerators]
-    measured = max((quantity_bytes(memory) for memory in known if memory is not None), default=None)
-    return estimate(model.spec.memory_bytes, measured, int(model.status.get("bytes") or 0))
-
-
-def _slots(observed: PoolObserved) -> list[Slot]:
-    return [
-        Slot(
-            w.pod.name,
-            w.report.memory_total_bytes,
-            frozenset(m.model for m in w.report.models if m.pinned),
-        )
+def _policies(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> Mapping[str, Policy]:
+    """Per serving worker what it is to hold. What is suspended is so at once; all else follows when gateways have been
+    told (see ``Entries.before``). What was suspended and is no longer named is kept from drawing what it has
+    begun."""
+    barred = suspended_models(entries, spec)
+    needs = {need.model: need.memory_bytes for need in entries.before.needs}
+    leaving = [m for m in sorted(barred - needs.keys()) if verdicts.is_usable(m, observed)]
+    sizes = needs | {model: memory(model, observed) for model in leaving}
+    pinned = entries.before.placement.pinned
+    return {
+        w.pod.name: _policy(sizes, observed, w.report, pinned[w.pod.name], barred)
         for w in verdicts.serving(observed.workers)
-        if w.report
-    ]
+        if w.report is not None
+    }
 
 
-def _policy(needs: Sequence[Need], observed: PoolObserved, worker: Worker, pinned: frozenset[str]) -> Policy:
-    assert worker.report is not None
-    name = policy.accelerator(worker.report)
+def _policy(
+    sizes: Mapping[str, int],
+    observed: PoolObserved,
+    report: Report,
+    pinned: frozenset[str],
+    barred: Collection[str],
+) -> Policy:
+    name = policy.accelerator(report)
     entries = []
-    for need in needs:
-        model = observed.models[need.model]
+    for needed, memory_bytes in sizes.items():
+        model = observed.models[needed]
         assert model is not None
         entries.append(
             policy.policy_entry(
                 model,
-                pinned=need.model in pinned,
-                memory_bytes=need.memory_bytes,
+                pinned=needed in pinned,
+                memory_bytes=memory_bytes,
                 speed=policy.measured(model, name),
+                suspended=needed in barred,
             )
         )
     return tuple(entries)
@@ -135,16 +145,19 @@ def _unsettled(worker: Worker, changing: bool, now: float) -> bool:
     return any(m.state == "Loading" or (m.pinned and m.state == "Absent") for m in worker.report.models)
 
 
-def _status(spec: PoolSpec, observed: PoolObserved, placement: Placement, now: float) -> Json:
+def _status(spec: PoolSpec, observed: PoolObserved, entries: Entries, now: float) -> Json:
     old = observed.pool.status
     workers = verdicts.workers_ready(spec, observed, now)
-    placed = verdicts.models_placed(spec, observed, placement)
-    stalled = _stalled(observed)
+    asked = replace(spec, models=main_entries(spec, entries))
+    placed = verdicts.models_placed(asked, observed, entries.layout.placement)
+    stalled = _stalled(spec, observed, entries)
     ready = _ready(spec, workers, placed, stalled)
     verdict_of = {
         "Ready": ready,
         "WorkersReady": workers,
         "ModelsPlaced": placed,
+        "RolloutHealthy": rollout_healthy(state for _, state in entries.states),
+        "SafetyHealthy": safety_healthy(observed, entries),
         "Reconciling": None if ready.ok or stalled else Verdict(True, "Progressing", ready.message),
         "Stalled": stalled,
     }
@@ -153,7 +166,7 @@ def _status(spec: PoolSpec, observed: PoolObserved, placement: Placement, now: f
         "replicas": observed.deployment.replicas if observed.deployment else 0,
         "readyReplicas": observed.deployment.ready if observed.deployment else 0,
         "selector": selector(observed.pool.name),
-        "models": [_model_status(entry, observed) for entry in spec.models],
+        **entries_status(spec, observed, entries),
         "conditions": conditions.merged(
             old.get("conditions") or (), verdict_of, observed.pool.generation, now
         ),
@@ -165,16 +178,6 @@ def _status(spec: PoolSpec, observed: PoolObserved, placement: Placement, now: f
 def selector(pool: str) -> str:
     """The label selector of a pool's pods, as the scale subresource gives it."""
     return f"imagefleet.dev/pool={pool},app.kubernetes.io/name=imagefleet-worker"
-
-
-def _model_status(entry: PoolModel, observed: PoolObserved) -> Json:
-    return {
-        "name": entry.name,
-        "stable": entry.model,
-        "traffic": [{"model": entry.model, "percent": 100}],
-        "resident": verdicts.resident(observed, entry.model),
-        "ready": verdicts.model_ready(entry, observed),
-    }
 
 
 def _ready(spec: PoolSpec, workers: Verdict, placed: Verdict, stalled: Verdict | None) -> Verdict:
@@ -190,10 +193,14 @@ def _ready(spec: PoolSpec, workers: Verdict, placed: Verdict, stalled: Verdict |
     return Verdict(True, "Ready", f"{workers.message} {placed.message}")
 
 
-def _stalled(observed: PoolObserved) -> Verdict | None:
+def _stalled(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> Verdict | None:
     """What does not mend by waiting."""
     if observed.refusals:
         return Verdict(True, observed.refusals[0].reason, observed.refusals[0].message)
+    for entry, state in entries.states:
+        why = suspended(spec, entry, state, entries)
+        if why:
+            return Verdict(True, "Suspended", f"{entry.name}: {why}")
     if observed.deployment is not None and observed.deployment.stalled:
         return Verdict(True, "ProgressDeadlineExceeded", observed.deployment.stalled)
     return None
@@ -203,6 +210,6 @@ def _invalid(pool: Parent[PoolSpec], now: float) -> Json:
     """The status of a pool whose spec cannot be read: all else stays as it was."""
     bad = Verdict(False, "SpecInvalid", pool.error)
     verdict_of = {"Ready": bad, "Stalled": Verdict(True, bad.reason, bad.message)}
-    kept = [c for c in pool.status.get("conditions") or () if c["type"] in ("WorkersReady", "ModelsPlaced")]
+    kept = [c for c in pool.status.get("conditions") or () if c["type"] in KEPT]
     written = conditions.merged(pool.status.get("conditions") or (), dict(verdict_of), pool.generation, now)
     return {**pool.status, "observedGeneration": pool.generation, "conditions": written + kept}

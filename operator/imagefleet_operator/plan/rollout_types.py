@@ -14,7 +14,7 @@ class Metric(StrEnum):
 
     ERROR_RATE = "errorRate"
     OUT_OF_MEMORY_RATE = "outOfMemoryRate"
-    SAFETY_PASS_RATE = "safetyPassRate"
+    SAFETY_PASS_RATE = "safetyPassRate"  # noqa: S105 (a rate, no password)
     LATENCY = "latency"
     QUALITY_SCORE = "qualityScore"
 
@@ -26,8 +26,8 @@ DEFAULT_TOLERANCES: Mapping[Metric, float] = {
     Metric.LATENCY: math.log(1.25),
     Metric.QUALITY_SCORE: 0.05,
 }
-"""The harm that must not get through: an increase of the rate, a decrease of the pass rate or the score, and for latency the
-logarithm of the ratio."""
+"""The harm that must not get through: an increase of the rate, a decrease of the pass rate or the score, and for
+latency the logarithm of the ratio."""
 
 
 @dataclass(frozen=True, slots=True)

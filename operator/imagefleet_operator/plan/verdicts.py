@@ -134,6 +134,18 @@ def is_usable(model: str, observed: PoolObserved) -> bool:
     return found is not None and not found.deleting and is_verified(found)
 
 
+def unusable(model: str, observed: PoolObserved) -> Verdict | None:
+    """Why a model may not be named to workers; None where it may."""
+    found = observed.models.get(model)
+    if found is None:
+        missing = f"There is no ImageModel {model} in namespace {observed.pool.namespace}."
+        return Verdict(False, "ModelNotFound", missing)
+    if is_usable(model, observed):
+        return None
+    detail = (find(found.status, "Ready") or {}).get("message") or "not verified yet."
+    return Verdict(False, "ModelNotReady", f"ImageModel {model}: {detail}")
+
+
 def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) -> Verdict:
     """The ``ModelsPlaced`` condition. A missing model is told before anything that comes of it."""
     if spec.replicas == 0:
@@ -144,7 +156,7 @@ def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) 
         return Verdict(False, "NoWorkers", "No worker is ready to hold a model.")
     waiting = [m for m in spec.models if not model_ready(m, observed)]
     for entry in waiting:
-        failed = _load_failure(entry.model, observed)
+        failed = load_failure(entry.model, observed)
         if failed is not None:
             return failed
     for entry in spec.models:
@@ -156,7 +168,7 @@ def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) 
     return Verdict(True, "ModelsPlaced", "Every model is resident on as many workers as it asks for.")
 
 
-def _load_failure(model: str, observed: PoolObserved) -> Verdict | None:
+def load_failure(model: str, observed: PoolObserved) -> Verdict | None:
     """Why a model is not on all the workers that it asks for, as far as workers failed to load it."""
     reports = [(w.report, w.report.of(model)) for w in serving(observed.workers) if w.report]
     failed = [(report, found) for report, found in reports if found and found.state == "Failed"]
@@ -191,19 +203,10 @@ def _short(entry: PoolModel, observed: PoolObserved) -> str:
 
 def _model_verdicts(spec: PoolSpec, observed: PoolObserved) -> Iterable[Verdict]:
     """What is wrong with the models whatever the workers do."""
-    for entry in spec.models:
-        if observed.models.get(entry.model) is None:
-            yield Verdict(
-                False,
-                "ModelNotFound",
-                f"There is no ImageModel {entry.model} in namespace {observed.pool.namespace}.",
-            )
-    for entry in spec.models:
-        found = observed.models.get(entry.model)
-        if found is not None and not is_usable(entry.model, observed):
-            ready = find(found.status, "Ready") or {}
-            detail = ready.get("message") or "not verified yet."
-            yield Verdict(False, "ModelNotReady", f"ImageModel {entry.model}: {detail}")
+    found = [unusable(entry.model, observed) for entry in spec.models]
+    bad = [verdict for verdict in found if verdict is not None]
+    yield from (verdict for verdict in bad if verdict.reason == "ModelNotFound")
+    yield from (verdict for verdict in bad if verdict.reason != "ModelNotFound")
     for entry in spec.models:
         if entry.min_resident > spec.replicas:
             yield Verdict(False, "TooFewWorkers", _too_few(entry, spec))

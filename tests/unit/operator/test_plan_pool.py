@@ -76,10 +76,12 @@ def test_a_new_worker_is_given_its_models_and_the_whole_status_says_so() -> None
                     "ready": False,
                 }
             ],
+            "rollout": {"stable": "shapes-1"},
             "conditions": [
                 condition("Ready", "False", "ModelLoading", "Loading shapes-1 (0 of 1)."),
                 condition("WorkersReady", "True", "WorkersReady", "1 of 1 workers are ready."),
                 condition("ModelsPlaced", "False", "ModelLoading", "Loading shapes-1 (0 of 1)."),
+                condition("RolloutHealthy", "True", "NoRollout", "No rollout is under way."),
                 condition("Reconciling", "True", "Progressing", "Loading shapes-1 (0 of 1)."),
             ],
         },
@@ -102,6 +104,7 @@ def test_a_settled_pool_is_ready_and_nothing_is_done() -> None:
         ("Ready", "True"),
         ("WorkersReady", "True"),
         ("ModelsPlaced", "True"),
+        ("RolloutHealthy", "True"),
     ]
 
 

@@ -1,0 +1,232 @@
+"""All entries of a pool together: what happens to each of them in a pass, and which worker is to hold what."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from imagefleet_operator.api.quantity import quantity_bytes
+from imagefleet_operator.plan import commands, policy, suspension, verdicts
+from imagefleet_operator.plan.burn import Burn, burn
+from imagefleet_operator.plan.commands import UNSUSPEND, Command, RefusedError
+from imagefleet_operator.plan.experiments import experiment
+from imagefleet_operator.plan.placement import Slot, estimate
+from imagefleet_operator.plan.rollout import KEPT_ENDINGS, judgement_of, move
+from imagefleet_operator.plan.rollout_placement import Layout, lay_out
+from imagefleet_operator.plan.rollout_state import EntryState, read_entry
+from imagefleet_operator.plan.rollout_steps import View
+from imagefleet_operator.plan.rollout_types import Budget
+from imagefleet_operator.plan.suspension import Suspensions
+from imagefleet_operator.plan.types import Json, PoolModel, PoolObserved, PoolSpec
+
+MOST_MOVES = 200
+"""Of one pass: a rollout has at most some dozens of steps, each of which moves it once or twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What follows for the entries of a pool."""
+
+    states: tuple[tuple[PoolModel, EntryState], ...]
+    before: Layout
+    """What workers are to hold as long as the status that gateways see is the old one: a model leaves its workers
+    when its requests have left it."""
+    layout: Layout
+    """What they are to hold next."""
+    history: tuple[Json, ...]
+    suspensions: Suspensions
+    command: Json | None
+    unsafe: Mapping[str, Mapping[str, str]]
+    """By entry: models whose pictures pass too seldom, and how seldom."""
+    burns: Mapping[str, Burn]
+
+
+def plan_entries(spec: PoolSpec, observed: PoolObserved, now: float) -> Entries:
+    """What happens to a pool's entries now. ``now`` is in seconds since the epoch."""
+    desk = _Desk(spec, observed, now)
+    desk.suspend()
+    before, layout = desk.settle()
+    if commands.pending(observed.pool.command, observed.pool.status):
+        desk.obey(observed.pool.command)
+        _, layout = desk.settle()
+    desk.let_go()
+    return Entries(
+        states=tuple(zip(spec.models, desk.states, strict=True)),
+        before=before,
+        layout=layout,
+        history=tuple(desk.history[:KEPT_ENDINGS]),
+        suspensions=desk.suspensions,
+        command=desk.command,
+        unsafe=desk.unsafe,
+        burns=desk.burns,
+    )
+
+
+@dataclass(slots=True)
+class _Desk:
+    """The entries while a pass works on them. Local to ``plan_entries``, so changing it is no side effect."""
+
+    spec: PoolSpec
+    observed: PoolObserved
+    now: float
+    states: list[EntryState] = field(init=False)
+    history: list[Json] = field(init=False)
+    suspensions: Suspensions = field(init=False)
+    command: Json | None = field(init=False)
+    unsafe: dict[str, dict[str, str]] = field(init=False)
+    burns: dict[str, Burn] = field(init=False)
+    slots: list[Slot] = field(init=False)
+
+    def __post_init__(self) -> None:
+        old = self.observed.pool.status
+        self.states = [read_entry(entry, old) for entry in self.spec.models]
+        self.history = list(old.get("history") or ())
+        self.suspensions = tuple(old.get("suspensions") or ())
+        self.command = old.get("command")
+        self.burns = {entry.name: self._burn(entry) for entry in self.spec.models}
+        self.unsafe = {
+            entry.name: suspension.too_unsafe(
+                entry, suspension.models_in_use(entry, state), self.observed.figures.get(entry.name)
+            )
+            for entry, state in zip(self.spec.models, self.states, strict=True)
+        }
+        self.slots = slots(self.observed)
+
+    def suspend(self) -> None:
+        """Begin and end what the spec asks for, and what unsafe pictures ask for."""
+        told = {m.get("name"): m for m in self.observed.pool.status.get("models") or ()}
+        for entry, state in zip(self.spec.models, self.states, strict=True):
+            shares = told.get(entry.name, {}).get("traffic") or ()
+            serving = [share["model"] for share in shares] or [state.main]
+            self.suspensions = suspension.suspend_requested(
+                self.suspensions, self.spec, entry, serving, self.now
+            )
+            self.suspensions = suspension.suspend_unsafe(
+                self.suspensions, entry, self.unsafe[entry.name], self.now
+            )
+
+    def settle(self) -> tuple[Layout, Layout]:
+        """Let happen what does, until nothing more happens: what workers are to hold at first, and at last."""
+        first = layout = self._lay_out()
+        for _ in range(MOST_MOVES):
+            before = list(self.states)
+            for at, state in enumerate(before):
+                self._move(at, state, layout)
+            if self.states == before:
+                break
+            layout = self._lay_out()
+        return first, layout
+
+    def obey(self, value: str) -> None:
+        """Carry out a command, or say why not."""
+        try:
+            outcome, message = "Applied", self._obey(commands.parse(value))
+        except RefusedError as refused:
+            outcome, message = "Refused", str(refused)
+        self.command = {"value": value, "outcome": outcome, "message": message[:1].upper() + message[1:]}
+
+    def let_go(self) -> None:
+        """End suspensions of what is no longer there, and tell what the others had served."""
+        for entry, state in zip(self.spec.models, self.states, strict=True):
+            self.suspensions = suspension.let_go(
+                self.suspensions,
+                entry.name,
+                suspension.models_in_use(entry, state),
+                self.observed.figures.get(entry.name),
+                self.now,
+            )
+        names = [entry.name for entry in self.spec.models]
+        kept = suspension.drop_entries(self.suspensions, names, self.now)
+        self.suspensions = suspension.trimmed(suspension.with_served(kept, self.observed.figures))
+
+    def _lay_out(self) -> Layout:
+        return lay_out(list(zip(self.spec.models, self.states, strict=True)), self._size, self.slots)
+
+    def _size(self, model: str) -> int | None:
+        return memory(model, self.observed) if verdicts.is_usable(model, self.observed) else None
+
+    def _move(self, at: int, state: EntryState, layout: Layout) -> None:
+        view = self._view(self.spec.models[at], state, layout)
+        moved, ended = move(state, view)
+        self.states[at] = experiment(moved, view, layout.left_out)
+        self.history = [*ended, *self.history]
+
+    def _view(self, entry: PoolModel, state: EntryState, layout: Layout) -> View:
+        view = View(
+            entry=entry,
+            now=self.now,
+            resident=lambda model: verdicts.resident(self.observed, model),
+            unusable=lambda model: verdicts.unusable(model, self.observed),
+            trouble=self._trouble,
+            room=layout.room.get(entry.name),
+            fitting=layout.copies(state.active.to) if state.active else 0,
+            all_workers=len(self.slots) >= self.spec.replicas > 0,
+            author=self.observed.pool.authors.get(entry.name, ""),
+            halted=suspension.requested(self.spec, entry),
+            unsafe=suspension.unsafe_models(self.suspensions, entry.name),
+            burn=self.burns[entry.name],
+            figures=self.observed.figures.get(entry.name),
+        )
+        return replace(view, judgement=judgement_of(state, view))
+
+    def _trouble(self, model: str) -> str:
+        failure = verdicts.load_failure(model, self.observed)
+        return failure.message if failure else ""
+
+    def _burn(self, entry: PoolModel) -> Burn:
+        figures = self.observed.figures.get(entry.name)
+        if figures is None:
+            return Burn(None, None)
+        return burn(entry.slo, sum(figures.short.values(), Budget()), sum(figures.long.values(), Budget()))
+
+    def _obey(self, command: Command) -> str:
+        """Raises RefusedError."""
+        at = next((i for i, entry in enumerate(self.spec.models) if entry.name == command.name), None)
+        if at is None:
+            names = ", ".join(entry.name for entry in self.spec.models)
+            raise RefusedError(f"spec.models has no {command.name}, it has {names}.")
+        if command.verb == UNSUSPEND:
+            return self._unsuspend(command.name)
+        view = self._view(self.spec.models[at], self.states[at], self._lay_out())
+        (self.states[at], ended), message = commands.carry_out(command, self.states[at], view)
+        self.history = [*ended, *self.history]
+        return message
+
+    def _unsuspend(self, name: str) -> str:
+        lifted = suspension.unsafe_models(self.suspensions, name)
+        if not lifted:
+            raise RefusedError(
+                f"no model of {name} is suspended for safety; what the spec suspends the spec lifts."
+            )
+        self.suspensions = suspension.lift(self.suspensions, name, self.now)
+        return f"{', '.join(lifted)} may draw again."
+
+
+def memory(model: str, observed: PoolObserved) -> int:
+    """Bytes of a usable model: as specified, measured on the pool's accelerators, or estimated."""
+    found = observed.models[model]
+    assert found is not None
+    assert found.spec is not None
+    names = {policy.accelerator(w.report) for w in observed.workers if w.report}
+    known = [policy.measured(found, name).get("memory") for name in names]
+    measured = max((quantity_bytes(m) for m in known if m is not None), default=None)
+    return estimate(found.spec.memory_bytes, measured, int(found.status.get("bytes") or 0))
+
+
+def slots(observed: PoolObserved) -> list[Slot]:
+    """The workers that can hold models, with what is pinned there."""
+    return [
+        Slot(w.pod.name, w.report.memory_total_bytes, frozenset(m.model for m in w.report.models if m.pinned))
+        for w in verdicts.serving(observed.workers)
+        if w.report
+    ]
+
+
+def suspended_models(found: Entries, spec: PoolSpec) -> set[str]:
+    """The models that workers may not draw with: those that are suspended under every name that uses them."""
+    everywhere: dict[str, bool] = {s["model"]: True for s in found.suspensions if "until" not in s}
+    for entry, state in found.states:
+        unsafe = suspension.unsafe_models(found.suspensions, entry.name)
+        halted = bool(suspension.requested(spec, entry))
+        for model in suspension.models_in_use(entry, state):
+            here = halted or model in unsafe
+            everywhere[model] = here and everywhere.get(model, True)
+    return {model for model, suspended in everywhere.items() if suspended}
