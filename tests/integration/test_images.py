@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_a_worker_asks_no_model_hub_and_sees_its_gpu() -> None:
 def test_the_build_context_holds_only_what_an_image_is_made_of(tmp_path: Path) -> None:
     build_context(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
-        "LICENSE", "README.md", "models", "operator", "pyproject.toml", "runtime", "uv.lock",
+        "LICENSE", "README.md", "models", "operator", "pyproject.toml", "runtime", "shapes", "uv.lock",
     }  # fmt: skip
     assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*"
 
@@ -142,6 +143,22 @@ def test_the_worker_image_resolves_from_the_lock_file(tmp_path: Path) -> None:
         re.findall(r"^ \+ ([\w-]+)", planned, re.M)
     )
     assert not {"kopf", "pytest"} & set(re.findall(r"^ \+ ([\w-]+)", planned, re.M))
+
+
+def test_the_worker_image_brings_the_checks_of_the_demo_models(tmp_path: Path) -> None:
+    build_context(tmp_path / "context")
+    sandbox = Sandbox(tmp_path, tmp_path / "context")
+    (tmp_path / "src").mkdir()
+    for keyword, text in stages(DOCKERFILES["worker"])["build"]:
+        if keyword == "COPY":
+            sandbox.copy(text)
+    build = [UV, "build", "--wheel", "--quiet", "--python", sys.executable, "--out-dir", tmp_path / "dist"]
+    subprocess.run([*build, tmp_path / "src"], check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        (points,) = [name for name in files.namelist() if name.endswith("entry_points.txt")]
+        assert "shapes/checks.py" in files.namelist()
+        assert files.read(points).decode().count("shapes = shapes.checks:") == 2
 
 
 def test_the_worker_image_brings_the_models_of_the_quickstart(tmp_path: Path) -> None:
