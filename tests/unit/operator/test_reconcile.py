@@ -11,7 +11,7 @@ from imagefleet_operator.act import Actor
 from imagefleet_operator.client import ApiError, ApiUnreachableError
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
-from imagefleet_operator.plan.conditions import find
+from imagefleet_operator.plan.conditions import find, timestamp
 from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import WorkerDefaults
 from imagefleet_operator.reconcile import SETTLE_SECONDS, Reconciler
@@ -235,3 +235,37 @@ async def test_a_failed_check_is_done_again_when_its_job_has_gone(world: World) 
     stalled = world.condition(MODEL, "shapes-1", "Stalled")
     assert stalled is not None
     assert stalled["reason"] == "DigestMismatch"
+
+
+async def test_a_pod_that_finds_no_accelerator_is_waited_for_and_then_a_worker_makes_room(
+    world: World,
+) -> None:
+    await world.settle(POOL_KEY)
+    made = world.api.objects["Deployment", "ns", "thumbs-workers"]
+    status = {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 1, "readyReplicas": 1}
+    world.seen(DEPLOYMENT, "thumbs-workers", metadata=made["metadata"], spec=made["spec"], status=status)
+    labels = {"imagefleet.dev/pool": "thumbs"}
+    refused = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+        "lastTransitionTime": timestamp(NOW - 2),
+    }
+    world.seen(POD, "new", metadata={"labels": labels}, status={"conditions": [refused]})
+    world.seen(
+        POD, "old", metadata={"labels": labels}, status={"conditions": [{"type": "Ready", "status": "True"}]}
+    )
+    assert await world.reconciler.run(POOL_KEY) == 3.0
+    world.now += 3
+    assert await world.settle(POOL_KEY) == ["apply Deployment thumbs-workers"]
+    strategy = world.api.objects["Deployment", "ns", "thumbs-workers"]["spec"]["strategy"]
+    assert strategy["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+async def test_a_pool_that_has_gone_waits_for_no_figures(world: World) -> None:
+    await world.settle(POOL_KEY)
+    assert world.watches.pop() == (("ns", "thumbs"), False)
+    world.gone(POOL, "thumbs")
+    world.watches.clear()
+    await world.reconciler.run(POOL_KEY)
+    assert world.watches == [(("ns", "thumbs"), False)]
