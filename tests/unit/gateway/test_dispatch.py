@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from imagefleet_runtime.gateway.attempt import retry_reason
+from imagefleet_runtime.gateway.resources import Stickiness
 
 from tests.unit.gateway.builders import (
     PROMPT,
@@ -15,6 +16,8 @@ from tests.unit.gateway.builders import (
     FakeWorker,
     Harness,
     image_reply,
+    make_model,
+    make_pool,
     make_worker,
     refuses,
     until,
@@ -110,6 +113,7 @@ async def test_one_log_line_per_request_without_the_prompt(gateway: Harness) -> 
 PASSED_ON: dict[str, tuple[int, str]] = {
     "a size that the pipeline refuses": (400, "size_not_supported"),
     "a request that takes too long": (400, "request_too_long"),
+    "a picture that may not be shown": (400, "content_policy_violation"),
     "a crash of the engine": (500, "engine_crashed"),
     "out of memory": (500, "out_of_memory"),
 }
@@ -296,3 +300,40 @@ async def test_two_hundred_requests_survive_a_worker_that_dies_and_one_that_drai
         workers[1].answer = refuses(503, "worker_draining")
         replies = await asyncio.gather(*(gateway.post(PROMPT) for _ in range(200)))
     assert {status for status, _, _ in replies} == {200}
+
+
+SPLIT = {"shapes": {"shapes-1": 50.0, "shapes-2": 50.0}}
+STICKY: dict[str, tuple[Stickiness, dict[str, Any], dict[str, str]]] = {
+    "header": (Stickiness(header=b"x-session-id"), {}, {"X-Session-Id": "SESSION-7"}),
+    "user": (Stickiness(user=True), {"user": "SESSION-7"}, {}),
+}
+
+
+@pytest.mark.parametrize(("stickiness", "fields", "headers"), STICKY.values(), ids=STICKY.keys())
+async def test_a_caller_keeps_its_version(
+    gateway: Harness,
+    capsys: pytest.CaptureFixture[str],
+    stickiness: Stickiness,
+    fields: dict[str, Any],
+    headers: dict[str, str],
+) -> None:
+    pool = make_pool(offers=SPLIT, entry={"stickiness": stickiness})
+    async with FakeWorker().serving() as worker:
+        view = worker.view(placement=(("shapes-1", True), ("shapes-2", True)))
+        gateway.set_fleet(view, pools=(pool,), models=(make_model(), make_model("shapes-2")))
+        kept = {
+            (await gateway.post(PROMPT | fields, headers=headers))[1]["x-imagefleet-model"] for _ in range(8)
+        }
+        others = {(await gateway.post(PROMPT))[1]["x-imagefleet-model"] for _ in range(8)}
+    assert (len(kept), len(others)) == (1, 2)
+    assert "SESSION-7" not in json.dumps(gateway.log) + "".join(capsys.readouterr())
+    assert "SESSION-7" not in json.dumps(worker.requests) + json.dumps(worker.headers)
+
+
+async def test_pictures_that_are_compared_are_scored(gateway: Harness) -> None:
+    async with FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view(), pools=(make_pool(entry={"canary": "shapes-2"}),))
+        await gateway.post(PROMPT)
+        gateway.set_fleet(worker.view())
+        await gateway.post(PROMPT)
+    assert [request.get("score", False) for request in worker.requests] == [True, False]

@@ -57,10 +57,13 @@ def test_a_placement_that_cannot_be_read_places_nothing(annotation: str | None) 
     assert resources.read_placement(annotation) == ()
 
 
-def pool(status: Any) -> resources.PoolView:
+def pool(status: Any, entry: dict[str, Any] | None = None, *, suspend: bool = False) -> resources.PoolView:
     raw = {
         "metadata": {"name": "thumbs", "namespace": "art", "creationTimestamp": "2023-11-14T22:13:20Z"},
-        "spec": {"models": [{"name": "shapes", "model": "shapes-1", "minResident": 1}]},
+        "spec": {
+            "models": [{"name": "shapes", "model": "shapes-1", "minResident": 1} | (entry or {})],
+            "suspend": suspend,
+        },
         "status": status,
     }
     return resources.read_pool(msgspec.convert(raw, schemas.Pool))
@@ -78,6 +81,72 @@ def test_status_splits_a_pools_traffic() -> None:
     ]
     status = {"models": [{"name": "shapes", "traffic": traffic}, {"name": "gone", "traffic": traffic}]}
     assert pool(status) == make_pool(offers={"shapes": {"shapes-1": 95.0, "shapes-2": 5.0}})
+
+
+def suspension(**fields: Any) -> dict[str, Any]:
+    return {
+        "name": "shapes",
+        "model": "shapes-2",
+        "reason": "Unsafe",
+        "since": "2026-11-23T02:00:00Z",
+    } | fields
+
+
+FULL = [{"model": "shapes-1", "percent": 100}]
+SUSPENSIONS: dict[str, tuple[resources.PoolView, dict[str, Any]]] = {
+    "of the pool": (pool(None, suspend=True), {"suspended": True}),
+    "of the entry": (pool(None, entry={"suspend": True}), {"suspended": True}),
+    "of one model": (
+        pool({"models": [{"name": "shapes", "traffic": FULL}], "suspensions": [suspension()]}),
+        {"suspended_models": ("shapes-2",)},
+    ),
+    "that has ended": (pool({"suspensions": [suspension(until="2026-11-23T03:00:00Z")]}), {}),
+    "of another name": (pool({"suspensions": [suspension(name="other")]}), {}),
+}
+
+
+@pytest.mark.parametrize(("read", "entry"), SUSPENSIONS.values(), ids=SUSPENSIONS.keys())
+def test_a_suspension(read: resources.PoolView, entry: dict[str, Any]) -> None:
+    assert read == make_pool(entry=entry)
+
+
+@pytest.mark.parametrize("models", [[{"name": "shapes", "traffic": []}], [{"name": "shapes"}], []])
+def test_without_traffic_a_suspended_model_gets_none_of_the_specs(models: Any) -> None:
+    read = pool({"models": models, "suspensions": [suspension(model="shapes-1")]})
+    assert read == make_pool(offers={"shapes": {}}, entry={"suspended_models": ("shapes-1",)})
+
+
+ENTRIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "another name as fallback": ({"fallback": {"model": "other"}}, {"fallback": resources.Fallback("other")}),
+    "earlier replies as fallback": (
+        {"fallback": {"cached": True}},
+        {"fallback": resources.Fallback(cached=True)},
+    ),
+    "a sticky header": (
+        {"stickiness": {"header": "X-Session-Id"}},
+        {"stickiness": resources.Stickiness(b"x-session-id")},
+    ),
+    "a sticky user": ({"stickiness": {"userField": True}}, {"stickiness": resources.Stickiness(user=True)}),
+    "no more than there must be": ({"fallback": None, "stickiness": None, "suspend": False}, {}),
+}
+
+
+@pytest.mark.parametrize(("spec", "entry"), ENTRIES.values(), ids=ENTRIES.keys())
+def test_an_entry_with(spec: dict[str, Any], entry: dict[str, Any]) -> None:
+    assert pool(None, spec) == make_pool(entry=entry)
+
+
+SCORED: dict[str, tuple[dict[str, Any], bool]] = {
+    "one model": ({"traffic": FULL}, False),
+    "a canary without traffic yet": ({"traffic": FULL, "canary": "shapes-2"}, True),
+    "a split": ({"traffic": [*FULL, {"model": "shapes-2", "percent": 5}]}, True),
+    "copies": ({"traffic": FULL, "mirror": [{"model": "shapes-2", "percent": 5}]}, True),
+}
+
+
+@pytest.mark.parametrize(("status", "want"), SCORED.values(), ids=SCORED.keys())
+def test_pictures_are_scored_with(status: dict[str, Any], want: bool) -> None:
+    assert pool({"models": [{"name": "shapes"} | status]}).models[0].scored is want
 
 
 def test_reads_a_model() -> None:

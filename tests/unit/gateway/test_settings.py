@@ -19,6 +19,7 @@ def test_defaults() -> None:
     assert settings.caller_key_file == "/key/caller.pem"
     assert settings.upstream_seconds == 600.0
     assert settings.body_bytes == 256 * 1024 * 1024
+    assert settings.cache_bytes == 64 * 1024 * 1024
     assert settings.pod
 
 
@@ -34,6 +35,7 @@ BAD = {
     "a negative wait": ({"IMAGEFLEET_HOLD_SECONDS": "-1"}, "IMAGEFLEET_HOLD_SECONDS must be"),
     "a negative limit": ({"IMAGEFLEET_HOLD_LIMIT": "-1"}, "IMAGEFLEET_HOLD_LIMIT must be"),
     "no room for one body": ({"IMAGEFLEET_BODY_BYTES": "1000"}, "must be a whole number from 67108864 to"),
+    "a negative cache": ({"IMAGEFLEET_CACHE_BYTES": "-1"}, "IMAGEFLEET_CACHE_BYTES must be"),
     "no such level": ({"IMAGEFLEET_LOG_LEVEL": "loud"}, "IMAGEFLEET_LOG_LEVEL must be one of debug, info"),
     "no time for a worker": ({"IMAGEFLEET_UPSTREAM_SECONDS": "0"}, "IMAGEFLEET_UPSTREAM_SECONDS must be"),
 }

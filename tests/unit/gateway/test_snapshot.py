@@ -1,5 +1,6 @@
 import pytest
 from imagefleet_runtime.gateway.errors import ApiError
+from imagefleet_runtime.gateway.resources import Fallback, Stickiness
 from imagefleet_runtime.gateway.snapshot import EMPTY, build, describe
 
 from tests.unit.gateway.builders import make_model, make_pool, make_worker
@@ -91,3 +92,45 @@ def test_describes_what_every_version_of_a_model_can_do() -> None:
 def test_a_model_without_a_worker_is_not_ready() -> None:
     snapshot = build([], [make_pool()], [make_model()])
     assert describe("shapes", snapshot.find("shapes"))["imagefleet"]["ready"] is False
+
+
+def test_what_is_suspended_has_no_share_and_gets_no_copies() -> None:
+    pool = make_pool(
+        offers={"shapes": {"shapes-1": 95.0, "shapes-2": 5.0}},
+        entry={"mirror": (("shapes-2", 10.0), ("shapes-3", 10.0)), "suspended_models": ("shapes-2",)},
+    )
+    route = build([], [pool], []).find("shapes")
+    assert [share.model for share in route.shares] == ["shapes-1"]
+    assert [share.model for share in route.mirrors] == ["shapes-3"]
+    assert route.suspended == (("thumbs", "shapes-2"),)
+    assert describe("shapes", route)["imagefleet"]["suspended"] == ["shapes-2"]
+
+
+def test_a_suspended_name_is_listed_and_not_ready() -> None:
+    snapshot = build([make_worker()], [make_pool(entry={"suspended": True})], [make_model()])
+    ((name, route),) = snapshot.listed()
+    described = describe(name, route)["imagefleet"]
+    assert (described["models"], described["suspended"], described["ready"]) == ({}, ["shapes-1"], False)
+
+
+def test_a_suspended_entry_suspends_whatever_is_behind_it() -> None:
+    snapshot = build([], [make_pool(entry={"suspended": True}), make_pool("second")], [])
+    assert snapshot.suspends("art", "thumbs", "shapes", "shapes-of-yesterday")
+    assert not snapshot.suspends("art", "second", "shapes", "shapes-1")
+    assert not snapshot.suspends("art", "thumbs", "other", "shapes-1")
+
+
+def test_a_suspended_model_suspends_no_other() -> None:
+    snapshot = build([], [make_pool(entry={"suspended_models": ("shapes-2",)})], [])
+    assert snapshot.suspends("art", "thumbs", "shapes", "shapes-2")
+    assert not snapshot.suspends("art", "thumbs", "shapes", "shapes-1")
+
+
+def test_the_first_pool_that_has_one_decides_on_stickiness_and_fallback() -> None:
+    pools = [
+        make_pool("a"),
+        make_pool("b", entry={"stickiness": Stickiness(user=True), "fallback": Fallback("x")}),
+        make_pool("c", entry={"stickiness": Stickiness(b"h"), "fallback": Fallback("y")}),
+    ]
+    route = build([], pools, []).find("shapes")
+    assert (route.stickiness, route.fallback) == (Stickiness(user=True), Fallback("x"))
