@@ -133,7 +133,6 @@ def baseline(name: str, folder: Path, threads: int) -> Iterator[Server]:
             [sys.executable, "-m", module, str(folder), str(threads), str(port)],
             stdout=log,
             stderr=log,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
             start_new_session=True,
         )
         try:

@@ -2,7 +2,8 @@
 
     make bench NAME=engine [MODEL=build/models/shapes-2] [THREADS=2] [SECONDS=15] [ROUNDS=3]
 
-All servers hold the same model with the same number of threads; runs are interleaved. Prints JSON lines.
+All servers hold the same model and may use the same number of threads; runs are interleaved. The baselines run with
+torch's own settings, which are the fastest ones for them. Prints JSON lines.
 """
 
 from __future__ import annotations
@@ -43,7 +44,6 @@ class Bare:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
         )
         self._answer()
 

@@ -8,6 +8,7 @@ which is less than is worth it: the best batch is two.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,6 +19,10 @@ from imagefleet_runtime.worker.messages import SizeProfile
 LEAST_GAIN = 1.05
 # Weight of one step: there are many, and single ones are noisy.
 NEWEST_STEP = 0.1
+# A larger batch that was measured as no gain is tried again after so many reports of steps of the best one, a minute or
+# two of full load, and for so many: it may have been measured while others had the machine.
+RETRY_AFTER = 2000
+TRIAL_REPORTS = 20
 # Sizes that were not measured at load and are remembered; callers choose sizes, so that there is no end of them.
 MOST_SIZES = 64
 
@@ -38,6 +43,7 @@ class StepTimes:
         # four would have to gain as much as two against four.
         self._ladders = {size: tuple(curve) for size, curve in self._measured.items()}
         self._met: OrderedDict[Size, Curve] = OrderedDict()
+        self._retries = {size: _Retry(ladder) for size, ladder in self._ladders.items()}
 
     def observe(self, width: int, height: int, batch: int, seconds: float) -> None:
         """A step of ``batch`` pictures took ``seconds``."""
@@ -51,6 +57,8 @@ class StepTimes:
         seconds_now = averaged(curve.get(batch), seconds, NEWEST_STEP)
         if seconds_now is not None:
             curve[batch] = seconds_now
+            if size in self._retries:
+                curve.update(self._retries[size].observe(self._best(width, height), batch, seconds))
 
     def seconds(self, width: int, height: int, batch: int) -> float | None:
         """Of a step, where that was measured."""
@@ -81,7 +89,14 @@ class StepTimes:
         return batch / self.slowdown(width, height, batch)
 
     def best_batch(self, width: int, height: int) -> int:
-        """The largest measured batch that draws 5 % more pictures a second than each smaller one that is worth it."""
+        """The largest measured batch that draws 5 % more pictures a second than each smaller one that is worth it.
+
+        Now and then, for a while, a larger one: to measure it again.
+        """
+        retry = self._retries.get((width, height))
+        return self._best(width, height) if retry is None or retry.batch is None else retry.batch
+
+    def _best(self, width: int, height: int) -> int:
         best = 1
         for batch in self._ladder(width, height):
             # Not the end where one does not: it may have been measured while others had the machine.
@@ -102,6 +117,45 @@ class StepTimes:
         if below:
             return below[-1]
         return sizes[0] if sizes else None
+
+
+class _Retry:
+    """Which of the larger batches of one size is being tried again (``batch``; None: none), and how it does."""
+
+    def __init__(self, ladder: Sequence[int]) -> None:
+        self._ladder = ladder
+        self.batch: int | None = None
+        self._smaller = 0  # than which no report counts for the trial: the best batch when it began
+        self._last = 0  # that was tried
+        self._reports = 0  # of the best batch since the last trial, or of larger ones in this one
+        self._least = math.inf
+
+    def observe(self, best: int, batch: int, seconds: float) -> Curve:
+        """A report of steps of ``batch`` pictures, where ``best`` is the best batch by now.
+
+        Returns what a trial that ends here has measured: the least, for other work only ever adds to a step's time.
+        """
+        if self.batch is None:
+            self._reports += batch >= best
+            self._begin(best)
+            return {}
+        self._reports += batch > self._smaller
+        if batch == self.batch:
+            self._least = min(self._least, seconds)
+        return self._end() if self._reports >= TRIAL_REPORTS else {}
+
+    def _begin(self, best: int) -> None:
+        """Try the next larger batch after the last one that was tried, in turn."""
+        larger = [batch for batch in self._ladder if batch > best]
+        if larger and self._reports >= RETRY_AFTER:
+            self.batch = self._last = next((batch for batch in larger if batch > self._last), larger[0])
+            self._smaller, self._reports = best, 0
+
+    def _end(self) -> Curve:
+        assert self.batch is not None, "one is being tried"
+        found = {} if math.isinf(self._least) else {self.batch: self._least}
+        self.batch, self._reports, self._least = None, 0, math.inf
+        return found
 
 
 def _slowdown(curve: Mapping[int, float], batch: int, scale: float) -> float:

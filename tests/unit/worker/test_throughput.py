@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.messages import SizeProfile
-from imagefleet_runtime.worker.throughput import MOST_SIZES, StepTimes
+from imagefleet_runtime.worker.throughput import MOST_SIZES, RETRY_AFTER, TRIAL_REPORTS, StepTimes
 
 Curve = dict[int, float]
 
@@ -81,6 +81,49 @@ def test_steps_correct_what_was_measured_at_load() -> None:
         known.observe(512, 512, 2, 0.2)
     assert known.slowdown(512, 512, 2) == pytest.approx(2.0, rel=0.01)
     assert known.best_batch(512, 512) == 1
+
+
+def _drawn_at_full_load(known: StepTimes, seconds: Curve, reports: int) -> list[int]:
+    """The batches of so many reports, where callers fill whatever is allowed and a step takes ``seconds``."""
+    batches = []
+    for _ in range(reports):
+        batches.append(known.best_batch(512, 512))
+        known.observe(512, 512, batches[-1], seconds[batches[-1]])
+    return batches
+
+
+def test_a_batch_that_was_measured_badly_at_load_is_found_out() -> None:
+    truth = {1: 0.10, 2: 0.12, 4: 0.16, 8: 0.24}
+    known = times({1: 0.10, 2: 0.12, 4: 0.50, 8: 0.90})
+    batches = _drawn_at_full_load(known, truth, 2 * (RETRY_AFTER + TRIAL_REPORTS))
+    assert batches[0] == 2
+    assert known.best_batch(512, 512) == 8
+    assert batches.index(4) == RETRY_AFTER
+
+
+def test_batches_that_gain_nothing_are_tried_in_turn_and_given_up() -> None:
+    truth = {1: 0.10, 2: 0.12, 4: 0.24, 8: 0.48}
+    known = times(truth)
+    batches = _drawn_at_full_load(known, truth, 2 * (RETRY_AFTER + TRIAL_REPORTS))
+    assert [batches.count(batch) for batch in (2, 4, 8)] == [2 * RETRY_AFTER, TRIAL_REPORTS, TRIAL_REPORTS]
+    assert known.best_batch(512, 512) == 2
+
+
+def test_a_trial_that_nobody_fills_ends_as_well() -> None:
+    known = times({1: 0.10, 2: 0.12, 4: 0.24})
+    _drawn_at_full_load(known, {2: 0.12}, RETRY_AFTER)
+    assert known.best_batch(512, 512) == 4
+    for _ in range(TRIAL_REPORTS):
+        known.observe(512, 512, 3, 0.18)
+    assert known.best_batch(512, 512) == 2
+    assert known.seconds(512, 512, 4) == 0.24
+
+
+def test_without_full_load_nothing_is_tried() -> None:
+    known = times({1: 0.10, 2: 0.12, 4: 0.24})
+    for _ in range(2 * RETRY_AFTER):
+        known.observe(512, 512, 1, 0.10)
+    assert known.best_batch(512, 512) == 2
 
 
 def test_a_single_stall_changes_little() -> None:
