@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .errors import SUSPENDED
 from .resources import PoolView, measured
 from .windows import Budget, Window
 
@@ -27,7 +28,7 @@ FORMER_MODELS = 16
 
 CONTENT_POLICY = "content_policy_violation"
 # 5xx replies of a worker that say nothing of the model: it has enough to do, ends, or was told to stop.
-_NO_FAULT = frozenset({"queue_full", "worker_draining", "model_suspended"})
+_NO_FAULT = frozenset({"queue_full", "worker_draining", SUSPENDED})
 
 
 class Headers(Protocol):
@@ -80,7 +81,7 @@ def counts(status: int, code: str) -> bool:
     """
     if 400 <= status < 500:
         return code == CONTENT_POLICY
-    return code != "model_suspended"
+    return code != SUSPENDED
 
 
 class Moments(msgspec.Struct):
@@ -151,7 +152,7 @@ def entries(pools: Iterable[PoolView]) -> dict[Name, Entry]:
     return {
         (pool.namespace, pool.name, entry.name): Entry(
             entry.window,
-            frozenset(model for model, _ in (*entry.traffic, *entry.mirror)),
+            frozenset((*(model for model, _ in (*entry.traffic, *entry.mirror)), *entry.suspended_models)),
             entry.slow_seconds,
         )
         for pool in pools
@@ -247,8 +248,8 @@ class Figures:
         """A request ended; `status` 499: its caller left.
 
         `seconds` from its arrival to its reply, None where they are no measure (a stream is as slow as its reader, a
-        batch may wait); `units` its megapixel-steps; `pictures` those that the caller got; `repeated`: an answer of earlier
-        was given again, which says nothing but that it was. An error is an error of the arm by `attempt_failed` alone,
+        batch may wait); `units` its megapixel-steps; `pictures` those that the caller got; `repeated`: it got an answer
+        of earlier again, which says nothing but that it did. An error is an error of the arm by `attempt_failed` alone,
         once for each attempt.
         """
         account = self._accounts.get(name)

@@ -56,8 +56,8 @@ class _DemandCollector(Collector):
         yield from (held, running, arrived)
 
 
-class _TrafficCollector(Collector):
-    """Shares of traffic as the snapshot has them, read at each scrape."""
+class _RouteCollector(Collector):
+    """Shares of traffic and suspensions as the snapshot has them, read at each scrape."""
 
     def __init__(self) -> None:
         self.routes: tuple[Route, ...] = ()
@@ -68,10 +68,17 @@ class _TrafficCollector(Collector):
             "Share of a name's traffic that an ImageModel of a pool gets.",
             labels=(*_LABELS, "name"),
         )
+        suspended = GaugeMetricFamily(
+            "imagefleet_gateway_suspended",
+            "1 for each ImageModel of a name that is suspended.",
+            labels=(*_LABELS, "name"),
+        )
         for route in self.routes:
             for share in route.shares:
                 percent.add_metric((share.namespace, share.pool, share.model, route.name), share.percent)
-        yield percent
+            for pool, model in route.suspended:
+                suspended.add_metric((route.namespace, pool, model, route.name), 1)
+        yield from (percent, suspended)
 
 
 class Metrics:
@@ -116,8 +123,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self._traffic = _TrafficCollector()
-        self.registry.register(self._traffic)
+        self._routes = _RouteCollector()
+        self.registry.register(self._routes)
         self._mirrored = Counter(
             "imagefleet_gateway_mirrored",
             "Copies of requests for an ImageModel that nobody waits for, by what became of them.",
@@ -235,10 +242,11 @@ class Metrics:
     def keep(self, routes: Iterable[Route]) -> None:
         """Forget what the cluster no longer offers, once none of its requests is left."""
         # A route is there by its full name, and by its bare name where that is unambiguous.
-        self._traffic.routes = routes = tuple({(r.namespace, r.name): r for r in routes}.values())
-        offered = {NO_KEY} | {
-            (s.namespace, s.pool, s.model) for route in routes for s in (*route.shares, *route.mirrors)
-        }
+        self._routes.routes = routes = tuple({(r.namespace, r.name): r for r in routes}.values())
+        offered = {NO_KEY}
+        for route in routes:
+            offered |= {(s.namespace, s.pool, s.model) for s in (*route.shares, *route.mirrors)}
+            offered |= {(route.namespace, pool, model) for pool, model in route.suspended}
         busy = {key for key, demand in self._demand.items() if demand.held or demand.running}
         # A request may end after its model has gone, or without any demand: what has a series counts too.
         for key in (self._demand.keys() | self._durations.keys() | self._seen) - offered - busy:
