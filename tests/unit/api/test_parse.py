@@ -241,8 +241,27 @@ def test_nothing_but_a_typed_error_ever_comes_of_reading(spec: Any, status: Any,
 
 FIELDS_OF_AN_ENTRY = ("rollout", "slo", "stickiness", "experiments", "shadow", "fallback", "suspend")
 WORDS = st.sampled_from(
-    "steps analysis setWeight pause mirror percent latency maxRatio abortBurnRate header userField arms model name "
-    "cached successRate onUnsafe latencySeconds p95".split()
+    [
+        "steps",
+        "analysis",
+        "setWeight",
+        "pause",
+        "mirror",
+        "percent",
+        "latency",
+        "maxRatio",
+        "abortBurnRate",
+        "header",
+        "userField",
+        "arms",
+        "model",
+        "name",
+        "cached",
+        "successRate",
+        "onUnsafe",
+        "latencySeconds",
+        "p95",
+    ]
 )
 NESTED = st.recursive(
     st.none() | st.booleans() | st.integers(-1, 101) | st.sampled_from(["0.5", "2", "x", "", "Suspend"]),
