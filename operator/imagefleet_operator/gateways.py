@@ -40,6 +40,8 @@ class Pod:
     uid: str
     ip: str
     ready: bool
+    ending: bool
+    """It is no longer ready then, but finishes its requests, which count."""
 
 
 class GatewayClient:
@@ -106,9 +108,9 @@ class Gateways:
         pod = self._pods.get(key)
         if pod is None:
             return None
-        if pod.ready:
+        if pod.ip and (pod.ready or pod.ending):
             await self._ask(key, pod)
-        return ASK_WATCHED if self._watched else ASK_SELDOM
+        return ASK_WATCHED if self._watched or pod.ending else ASK_SELDOM
 
     async def _find(self) -> None:
         found = {
@@ -127,6 +129,8 @@ class Gateways:
         try:
             figures = await self._gateways.figures(pod.ip)
         except CallError as error:
+            if pod.ending:
+                return
             metrics.GATEWAY_FAILURES.inc()
             if pod.uid not in self._silent:
                 self._silent.add(pod.uid)
@@ -142,7 +146,6 @@ class Gateways:
 
 
 def _pod(obj: Any) -> Pod:
-    status = obj.get("status") or {}
+    metadata, status = obj["metadata"], obj.get("status") or {}
     ready = any(c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ())
-    ip = status.get("podIP") or ""
-    return Pod(obj["metadata"]["uid"], ip, ready and bool(ip))
+    return Pod(metadata["uid"], status.get("podIP") or "", ready, "deletionTimestamp" in metadata)

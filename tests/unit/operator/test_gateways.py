@@ -130,6 +130,24 @@ async def test_a_gateway_that_has_gone_is_forgotten(world: World) -> None:
     assert world.counted() is None
 
 
+async def test_a_gateway_that_ends_is_asked_often_for_what_it_finishes_and_may_be_silent(
+    world: World,
+) -> None:
+    await world.gateway("a", "10.0.0.1", 3)
+    metadata = {
+        **world.api.objects["Pod", "ns", "a"]["metadata"],
+        "deletionTimestamp": "2026-11-23T02:00:00Z",
+    }
+    world.api.objects["Pod", "ns", "a"] |= {"metadata": metadata, "status": {"podIP": "10.0.0.1"}}
+    await world.gateways.run(FIND)
+    assert await world.gateways.run("a") == ASK_WATCHED
+    assert world.counted() == 3
+    before = metrics.GATEWAY_FAILURES._value.get()
+    del world.answers.requests["10.0.0.1"]
+    await world.gateways.run("a")
+    assert metrics.GATEWAY_FAILURES._value.get() == before
+
+
 async def test_an_answer_that_comes_after_its_gateway_has_gone_counts_no_more(world: World) -> None:
     await world.gateway("a", "10.0.0.1", 3)
 
