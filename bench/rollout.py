@@ -72,7 +72,7 @@ def share(name: str, wrong: int, count: int, promised: float) -> None:
     measured = Accuracy(wrong, count)
     low, high = measured.interval()
     figure(name, measured.share, "ratio", promised)
-    figure(f"{name}_low", low, "ratio")
+    figure(f"{name}_low", max(0.0, low), "ratio")  # of none it is 0 but for rounding
     figure(f"{name}_high", high, "ratio")
 
 
