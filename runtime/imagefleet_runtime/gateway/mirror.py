@@ -26,6 +26,7 @@ from .relay import Trace, Visit
 from .resources import ModelView, Worker
 from .routing import Choice
 from .snapshot import Route, Share
+from .split import Ledger
 from .upstream import ConnectionBrokenError, Reply, Stream
 
 _log = logging.getLogger(__name__)
@@ -75,20 +76,6 @@ class _Copy:
         return self.name, self.choice.share.model
 
 
-class _Turns:
-    """A low-discrepancy sequence of points, 0 to 100: any run of them has about its share of points under a percent."""
-
-    # The golden ratio's part behind the point: of all steps the one whose multiples lie most evenly.
-    STEP = 61.80339887498949
-
-    def __init__(self, start: float) -> None:
-        self._point = start
-
-    def next(self) -> float:
-        self._point = (self._point + self.STEP) % 100
-        return self._point
-
-
 class Mirror:
     def __init__(
         self,
@@ -111,7 +98,7 @@ class Mirror:
         self._clock = clock
         self._random = random
         self._shares: dict[Name, list[Share]] = {}
-        self._turns: dict[Target, _Turns] = {}
+        self._turns: dict[Target, Ledger] = {}
         self._copies: dict[asyncio.Task[Outcome], _Copy] = {}
 
     def __len__(self) -> int:
@@ -126,11 +113,20 @@ class Mirror:
                 continue
             for share in route.mirrors:
                 self._shares.setdefault((share.namespace, share.pool, route.name), []).append(share)
-        wanted = {(name, share.model) for name, shares in self._shares.items() for share in shares}
-        self._turns = {target: self._turns.get(target) or _Turns(self._random() * 100) for target in wanted}
+        self._turns = {
+            (name, share.model): self._ledger((name, share.model), share.percent)
+            for name, shares in self._shares.items()
+            for share in shares
+        }
         for task, copy in self._copies.items():
-            if copy.target not in wanted:
+            if copy.target not in self._turns:
                 task.cancel()
+
+    def _ledger(self, target: Target, percent: float) -> Ledger:
+        """Whose turn it is: 0 for a copy, 1 for none. It goes on while the percent stays."""
+        cells = ((0.0, percent), (percent, 100 - percent))
+        ledger = self._turns.get(target)
+        return ledger if ledger is not None and ledger.cells == cells else Ledger(cells, self._random)
 
     def close(self) -> None:
         """End all copies."""
@@ -147,7 +143,7 @@ class Mirror:
         if not shares or not trace.attempts or not counts(status, code):
             return
         for share in shares:
-            if self._turns[name, share.model].next() < share.percent:
+            if self._turns[name, share.model].turn() == 0:
                 outcome = self._begin(name, share, request, trace)
                 if outcome is not None:
                     self._metrics.mirrored((namespace, pool, share.model), outcome)

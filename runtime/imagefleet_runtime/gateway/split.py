@@ -18,7 +18,7 @@ _SHUFFLE = 1.0
 _START = 100
 
 
-class _Ledger:
+class Ledger:
     """What each part of the traffic is still due, in requests. All of it sums to zero."""
 
     __slots__ = ("_due", "_random", "cells")
@@ -51,7 +51,7 @@ class Split:
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random
-        self._ledgers: dict[str, _Ledger] = {}
+        self._ledgers: dict[str, Ledger] = {}
 
     def place(self, route: Route, user: str | None = None, headers: Iterable[Header] = ()) -> float:
         """A request's place, 0 to 100, for all its attempts: dealt out, or where the route is sticky and the request
@@ -66,7 +66,7 @@ class Split:
             return self._random() * 100
         ledger = self._ledgers.get(route.full_name)
         if ledger is None or ledger.cells != cells:
-            ledger = self._ledgers[route.full_name] = _Ledger(cells, self._random)
+            ledger = self._ledgers[route.full_name] = Ledger(cells, self._random)
         return ledger.place()
 
     def keep(self, routes: Iterable[Route]) -> None:

@@ -156,7 +156,7 @@ async def test_the_share_is_exact(gateway: Harness, percent: float) -> None:
         for _ in range(100):
             await gateway.post(PROMPT)
         await until(lambda: not len(gateway.gateway.mirror))
-    assert len(stage.shadow.requests) == pytest.approx(percent, abs=1)
+    assert len(stage.shadow.requests) == pytest.approx(percent, abs=2)
 
 
 async def test_a_change_of_the_fleet_does_not_begin_the_share_anew(gateway: Harness) -> None:
@@ -167,7 +167,7 @@ async def test_a_change_of_the_fleet_does_not_begin_the_share_anew(gateway: Harn
             stage.set(25.0, max_steps=50 + number)
             await gateway.post(PROMPT)
         await until(lambda: not len(gateway.gateway.mirror))
-    assert len(stage.shadow.requests) == pytest.approx(25, abs=1)
+    assert len(stage.shadow.requests) == pytest.approx(25, abs=2)
 
 
 OUTCOMES: dict[str, tuple[Answer, Outcome, int, int]] = {
@@ -433,10 +433,11 @@ async def test_two_shadows_each_get_their_share(gateway: Harness) -> None:
             models=(make_model(STABLE), make_model(SHADOW), make_model("shapes-3")),
         )
         await until(lambda: len(gateway.gateway.fleet.snapshot.routes["shapes"].mirrors) == 2)
-        for _ in range(10):
+        for _ in range(20):
             await gateway.post(PROMPT)
-        await until(lambda: len(other.requests) == 10)
-        await until(lambda: len(stage.shadow.requests) == 5)
+        await until(lambda: not len(gateway.gateway.mirror))
+    assert len(other.requests) == 20
+    assert len(stage.shadow.requests) == pytest.approx(10, abs=2)
 
 
 async def test_series_of_a_shadow_that_is_gone_are_forgotten(gateway: Harness) -> None:
