@@ -8,7 +8,8 @@ from imagefleet_operator.client import ApiError, KubeClient
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.kinds import CHILDREN, Kind
 from imagefleet_operator.plan import drift
-from imagefleet_operator.plan.conditions import transitions
+from imagefleet_operator.plan.conditions import News, Transition, transitions
+from imagefleet_operator.plan.story import story
 from imagefleet_operator.plan.types import Child, Json, Parent, Refusal
 from imagefleet_operator.render import hash_of
 from imagefleet_operator.store.records import child_record, our_fields
@@ -86,7 +87,7 @@ class Actor:
         return bool(found["metadata"]["uid"] == parent.uid)
 
     async def status(self, kind: Kind, parent: Parent[Any], status: Json) -> None:
-        """Write a status, then tell of its transitions. Raises ApiError and ApiUnreachableError.
+        """Write a status, then tell of what changed with it. Raises ApiError and ApiUnreachableError.
 
         The uid makes the write fail for an object that was deleted and made anew meanwhile.
         """
@@ -106,7 +107,11 @@ class Actor:
             await self._exists(kind, parent)
             return
         self._wake(self._store.put(kind, written))
-        await self._events.post(kind, parent, transitions(parent.status, status))
+        news: tuple[Transition | News, ...] = (
+            *transitions(parent.status, status),
+            *story(parent.status, status),
+        )
+        await self._events.post(kind, parent, news)
 
 
 def _not_owned(body: Json, owner: Parent[Any]) -> str:

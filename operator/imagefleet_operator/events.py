@@ -1,5 +1,5 @@
-"""Kubernetes Events about our resources, posted by ourselves: one for each transition, never twice the
-same."""
+"""Kubernetes Events about our resources, posted by ourselves: one for each transition and each piece of news, never
+twice the same."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 from imagefleet_operator.client import FIELD_MANAGER, ApiError, ApiUnreachableError, KubeClient
 from imagefleet_operator.kinds import EVENT, Kind
-from imagefleet_operator.plan.conditions import Transition, truncated
+from imagefleet_operator.plan.conditions import News, Transition, truncated
 from imagefleet_operator.plan.types import Json, Parent
 
 logger = logging.getLogger(__name__)
@@ -21,8 +21,8 @@ REPEAT_SECONDS = 600.0
 """The same transition of the same object makes no second Event within this time: flapping is told once."""
 
 
-def event_body(kind: Kind, parent: Parent[Any], transition: Transition, identity: str, now: float) -> Json:
-    """The Event about a transition; its name is made of the time in nanoseconds, as the Kubernetes recorders
+def event_body(kind: Kind, parent: Parent[Any], told: Transition | News, identity: str, now: float) -> Json:
+    """The Event about what happened; its name is made of the time in nanoseconds, as the Kubernetes recorders
     do it."""
     moment = datetime.fromtimestamp(now, UTC)
     return {
@@ -33,9 +33,9 @@ def event_body(kind: Kind, parent: Parent[Any], transition: Transition, identity
         "reportingController": FIELD_MANAGER,
         "reportingInstance": identity,
         "action": "Reconcile",
-        "type": "Warning" if transition.warning else "Normal",
-        "reason": transition.reason,
-        "note": _note(transition),
+        "type": "Warning" if told.warning else "Normal",
+        "reason": told.reason,
+        "note": _note(told),
         "regarding": {
             "apiVersion": kind.api_version,
             "kind": kind.kind,
@@ -46,8 +46,8 @@ def event_body(kind: Kind, parent: Parent[Any], transition: Transition, identity
     }
 
 
-def _note(transition: Transition) -> str:
-    line = truncated(f"{transition.kind} is {transition.status}: {transition.message}")
+def _note(told: Transition | News) -> str:
+    line = truncated(told.note)
     return line.encode()[:NOTE_BYTES].decode(errors="ignore")
 
 
@@ -58,19 +58,19 @@ class EventRecorder:
         self._client = client
         self._identity = identity
         self._clock = clock
-        self._posted: OrderedDict[tuple[str, Transition], float] = OrderedDict()
+        self._posted: OrderedDict[tuple[str, Transition | News], float] = OrderedDict()
 
-    async def post(self, kind: Kind, parent: Parent[Any], found: Sequence[Transition]) -> None:
-        """Post an Event for each transition that was not told within the last ten minutes."""
-        for transition in found:
-            now, told = self._clock(), (parent.uid, transition)
+    async def post(self, kind: Kind, parent: Parent[Any], found: Sequence[Transition | News]) -> None:
+        """Post an Event for each that was not told within the last ten minutes."""
+        for item in found:
+            now, told = self._clock(), (parent.uid, item)
             if now - self._posted.get(told, -REPEAT_SECONDS) < REPEAT_SECONDS:
                 continue
             self._posted[told] = now
             self._posted.move_to_end(told)
             if len(self._posted) > REMEMBERED:
                 self._posted.popitem(last=False)
-            body = event_body(kind, parent, transition, self._identity, now)
+            body = event_body(kind, parent, item, self._identity, now)
             try:
                 await self._client.create(EVENT, parent.namespace, body)
             except (ApiError, ApiUnreachableError) as error:

@@ -149,6 +149,22 @@ class Transition:
         """Whether it is bad news: ``Stalled`` came, or anything else stopped holding."""
         return (self.status == "True") == (self.kind == "Stalled")
 
+    @property
+    def note(self) -> str:
+        """For people."""
+        return f"{self.kind} is {self.status}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that happened and is worth an Event."""
+
+    reason: str
+    note: str
+    warning: bool
+    since: str
+    """When, as the status has it: the same thing at another time is news again."""
+
 
 TOLD = ("Ready", "Stalled")
 """Conditions whose transitions make Events. The others' reasons and messages are in these."""

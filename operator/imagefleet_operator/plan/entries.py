@@ -52,7 +52,7 @@ def plan_entries(spec: PoolSpec, observed: PoolObserved, now: float) -> Entries:
         states=tuple(zip(spec.models, desk.states, strict=True)),
         before=before,
         layout=layout,
-        history=tuple(desk.history[:KEPT_ENDINGS]),
+        history=tuple(desk.history[-KEPT_ENDINGS:]),
         suspensions=desk.suspensions,
         command=desk.command,
         unsafe=desk.unsafe,
@@ -147,7 +147,7 @@ class _Desk:
         view = self._view(self.spec.models[at], state, layout)
         moved, ended = move(state, view)
         self.states[at] = experiment(moved, view, layout.left_out)
-        self.history = [*ended, *self.history]
+        self.history += ended
 
     def _view(self, entry: PoolModel, state: EntryState, layout: Layout) -> View:
         view = View(
@@ -187,7 +187,7 @@ class _Desk:
             return self._unsuspend(command.name)
         view = self._view(self.spec.models[at], self.states[at], self._lay_out())
         (self.states[at], ended), message = commands.carry_out(command, self.states[at], view)
-        self.history = [*ended, *self.history]
+        self.history += ended
         return message
 
     def _unsuspend(self, name: str) -> str:

@@ -127,7 +127,8 @@ def _end(state: EntryState, view: View, ending: Ending) -> Move:
         return replace(state, stable=rollout.to, rollout=None), history
     if ending.verdict != "Aborted":
         return replace(state, rollout=None), history
-    analysis = analysis_status(view.judgement) if view.judgement else rollout.analysis
+    judged = view.judgement
+    analysis = analysis_status(judged) if judged and judged.findings else rollout.analysis
     aborted = replace(
         rollout,
         phase=Phase.ABORTED,

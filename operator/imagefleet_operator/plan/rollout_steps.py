@@ -262,7 +262,7 @@ def _analyze(state: EntryState, rollout: Rollout, view: View) -> Next:
     """A canary that failed is aborted elsewhere, whichever step is under way."""
     spec = view.entry.rollout.analysis
     if view.judgement is not None and view.judgement.outcome is Outcome.PASSED:
-        return _past(state, view)
+        return _past(state, view).with_rollout(analysis=analysis_status(view.judgement))
     said = view.judgement.message if view.judgement else "Nothing was shown to the canary yet"
     if view.now - rollout.step_at < spec.max_wait_seconds:
         return Label(Phase.ANALYZING, Reason.ANALYSIS, f"{said}.")
@@ -277,8 +277,9 @@ def _analyze(state: EntryState, rollout: Rollout, view: View) -> Next:
 
 
 def _labelled(state: EntryState, rollout: Rollout, view: View, label: Label) -> EntryState | Ending:
-    """A label that stays keeps its time; one of a phase that should have ended by now ends the rollout."""
-    held = replace(rollout, reason=label.reason).held
+    """A label that stays keeps its time; one of a phase that should have ended by now ends the rollout. As long as
+    nothing is counted in a new window, what was found in the last one stands."""
+    held, judged = replace(rollout, reason=label.reason).held, view.judgement
     same = (label.phase, held) == (rollout.phase, rollout.held)
     late = view.now - rollout.phase_at >= view.entry.rollout.progress_deadline_seconds
     if same and late and not held and label.phase in MOVING:
@@ -288,7 +289,7 @@ def _labelled(state: EntryState, rollout: Rollout, view: View, label: Label) -> 
         phase_at=rollout.phase_at if same else view.now,
         reason=str(label.reason),
         message=label.message,
-        analysis=analysis_status(view.judgement) if view.judgement else None,
+        analysis=analysis_status(judged) if judged and judged.findings else rollout.analysis,
     )
 
 

@@ -1,6 +1,6 @@
 """When a status that differs is worth a write."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from imagefleet_operator.plan.types import Json
 
@@ -9,6 +9,8 @@ DETAIL_SECONDS = 5.0
 times."""
 NUMBER_SECONDS = 60.0
 """Between writes that change measured numbers alone."""
+SERVED = ("servedSince", "lastServed", "requests", "pictures")
+"""What a suspension tells of the time before."""
 COUNTED = ("Cached",)
 """Conditions that say no more than the counts: on demand, models come and go at any time."""
 
@@ -17,8 +19,8 @@ def write_delay(old: Json, new: Json, since_last: float | None) -> float | None:
     """Seconds to wait before ``new`` is written over ``old``; None: they are the same.
 
     ``since_last`` is the time since the last write, None where there was none since the operator started.
-    Changed conditions, models and generations are written at once. Worked example: only ``replicas`` changed
-    and the last write was 2 s ago: 3.
+    Changed conditions, models, shares of traffic, steps, verdicts and generations are written at once. Worked example:
+    only ``replicas`` changed and the last write was 2 s ago: 3.
     """
     if old == new:
         return None
@@ -35,7 +37,7 @@ def _least_interval(old: Json, new: Json) -> float:
 
 
 def _measured_apart(status: Json) -> Json:
-    """The status with measured numbers left out; that there are any, and of which accelerators, stays."""
+    """The status with measured numbers left out; that there are any, and of which accelerators and models, stays."""
     devices = status.get("accelerator") or {}
     speeds = status.get("performance") or ()
     shape = {
@@ -44,15 +46,46 @@ def _measured_apart(status: Json) -> Json:
             (entry["accelerator"], sorted(entry), _names(entry.get("sizes"))) for entry in speeds
         ],
     }
-    return {**status, **shape}
+    lists: dict[str, Callable[[Json], Json]] = {
+        "models": _uncounted,
+        "suspensions": lambda entry: _without(entry, *SERVED),
+    }
+    listed = {key: [part(entry) for entry in status[key]] for key, part in lists.items() if key in status}
+    return {**status, **shape, **listed}
+
+
+def _uncounted(entry: Json) -> Json:
+    """An entry without what gateways count all the time."""
+    trials = [
+        {**trial, "arms": [(arm["model"], sorted(arm)) for arm in trial.get("arms") or ()]}
+        for trial in entry.get("experiments") or ()
+    ]
+    return {**entry, "budget": sorted(entry.get("budget") or ()), "experiments": trials}
 
 
 def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
     """What is worth a write at once."""
     left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions")
-    rest = {key: value for key, value in status.items() if key not in left_out}
+    apart = _measured_apart(status)
+    rest = {key: value for key, value in apart.items() if key not in left_out}
+    if "models" in rest:
+        rest["models"] = [_told_at_once(entry) for entry in rest["models"]]
     told = (c for c in status.get("conditions") or () if c["type"] not in COUNTED)
     return rest, {(c["type"], c["status"]) for c in told}
+
+
+def _told_at_once(entry: Json) -> Json:
+    """An entry without messages, and with no more of its analysis than the verdicts."""
+    rollout = entry.get("rollout") or {}
+    analysis = rollout.get("analysis") or {}
+    found = [(f["metric"], f["verdict"]) for f in analysis.get("metrics") or ()]
+    trials = [_without(trial, "message", "arms") for trial in entry["experiments"]]
+    stand = {**_without(rollout, "message"), "analysis": (analysis.get("verdict"), found)}
+    return {**_without(entry, "budget"), "rollout": stand, "experiments": trials}
+
+
+def _without(value: Json, *keys: str) -> Json:
+    return {key: part for key, part in value.items() if key not in keys}
 
 
 def _names(sizes: Sequence[Json] | None) -> list[str]:

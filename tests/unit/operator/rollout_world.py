@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import log
 from typing import Any
 
+from imagefleet_operator.plan.policy import placement_text, policy_hash
 from imagefleet_operator.plan.pool import PoolPlan, plan_pool
 from imagefleet_operator.plan.rollout_types import Arm, Budget, Moments, NameFigures, Served
 from imagefleet_operator.plan.types import (
@@ -71,8 +72,9 @@ class SimWorker:
             ModelReport(e["model"], self.states.get(e["model"], "Absent"), e["pinned"], DIGEST)
             for e in self.policy
         )
-        placement = "{" + ",".join(f'"{e["model"]}":{{"pinned":true}}' for e in self.policy) + "}"
-        return Worker(pod(self.name, placement=placement), Report(self.memory, False, reports), None, None)
+        placement = placement_text({e["model"]: e["pinned"] for e in self.policy})
+        report = Report(self.memory, False, reports)
+        return Worker(pod(self.name, placement=placement), report, None, policy_hash(self.policy))
 
 
 class Fleet:

@@ -1,0 +1,112 @@
+"""The story of rollouts, as Events tell it."""
+
+import pytest
+from imagefleet_operator.plan.conditions import News
+from imagefleet_operator.plan.rollout_types import (
+    Analyze,
+    Experiment,
+    Mirror,
+    OnUnsafe,
+    Pause,
+    SetWeight,
+    Slo,
+)
+from imagefleet_operator.plan.story import story
+from imagefleet_operator.plan.types import Json
+
+from tests.unit.operator.rollout_world import Behaviour, Fleet
+from tests.unit.operator.test_rollout import fleet
+
+
+def told(world: Fleet, ticks: int) -> list[News]:
+    """What is told of so many seconds."""
+    found: list[News] = []
+    for _ in range(ticks):
+        old = world.status
+        world.tick()
+        found += story(old, world.status)
+    return found
+
+
+def test_a_good_rollout() -> None:
+    world = fleet(Mirror(20), Pause(5), SetWeight(10), Analyze(), SetWeight(50), Pause())
+    world.set_entry(model="b")
+    news = told(world, 60)
+    world.say("promote shapes")
+    news += told(world, 10)
+    assert [n.reason for n in news] == [
+        "RolloutStarted",
+        "MirrorSet",
+        "RolloutPaused",
+        "WeightSet",
+        "RolloutResumed",
+        "AnalysisPassed",
+        "WeightSet",
+        "RolloutPaused",
+        "AnalysisPassed",
+        "CommandApplied",
+        "RolloutPromoted",
+    ]
+    assert news[3].note == "shapes: b gets 10 % of the requests."
+    assert not any(n.warning for n in news)
+
+
+@pytest.mark.parametrize(
+    ("then", "reason", "warning"),
+    [
+        ({"model": "a"}, "RolloutReverted", False),
+        ({"model": "c"}, "RolloutSuperseded", False),
+    ],
+)
+def test_the_ends_of_a_rollout(then: Json, reason: str, warning: bool) -> None:
+    world = fleet(SetWeight(10), Pause())
+    world.set_entry(model="b")
+    world.run(5)
+    world.set_entry(**then)
+    (ended, *_) = told(world, 1)
+    assert (ended.reason, ended.warning) == (reason, warning)
+
+
+def test_an_abort_is_a_warning_and_says_why() -> None:
+    world = fleet(SetWeight(50), Pause(), b=Behaviour(errors=0.5))
+    world.set_entry(model="b")
+    (aborted,) = (n for n in told(world, 30) if n.warning)
+    assert aborted.reason == "RolloutAborted"
+    assert aborted.note.startswith("shapes: a to b: errorRate is worse: canary 50 %")
+
+
+def test_a_refused_command_is_a_warning() -> None:
+    world = fleet()
+    world.say("promote shapes")
+    (refused,) = told(world, 1)
+    assert (refused.reason, refused.warning) == ("CommandRefused", True)
+
+
+def test_a_model_that_is_suspended_and_let_go() -> None:
+    world = fleet(slo=Slo(safety_pass_rate=0.95, on_unsafe=OnUnsafe.SUSPEND), a=Behaviour(unsafe=0.5))
+    assert world.traffic == {}
+    world = fleet(slo=Slo(safety_pass_rate=0.95, on_unsafe=OnUnsafe.SUSPEND))
+    world.kinds["a"] = Behaviour(unsafe=0.5)
+    (suspended,) = told(world, 20)
+    assert (suspended.reason, suspended.warning) == ("ModelSuspended", True)
+    world.say("unsuspend shapes")
+    assert [n.reason for n in told(world, 1)] == ["CommandApplied", "ModelResumed"]
+
+
+def test_an_experiment_begins_and_ends() -> None:
+    world = fleet(room=2)
+    world.set_entry(experiments=(Experiment("styles", (("b", 20),), 10),))
+    news = told(world, 20)
+    assert [n.reason for n in news] == ["ExperimentStarted", "ExperimentEnded"]
+    assert "20 % b" in news[0].note
+    world.set_entry(experiments=(Experiment("styles", (("b", 20),)),))
+    assert [n.reason for n in told(world, 5)] == ["ExperimentStarted"]
+    world.set_entry(experiments=())
+    assert [n.reason for n in told(world, 5)] == ["ExperimentEnded"]
+
+
+def test_nothing_is_told_of_a_status_that_did_not_change() -> None:
+    world = fleet(SetWeight(10), Pause())
+    world.set_entry(model="b")
+    world.run(5)
+    assert story(world.status, world.status) == ()
