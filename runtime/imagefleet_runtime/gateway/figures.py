@@ -37,8 +37,7 @@ class Headers(Protocol):
     def header(self, name: bytes, /) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerFigures:
+class WorkerFigures(msgspec.Struct, frozen=True):
     """What a worker's reply says of the pictures it drew. None: no opinion."""
 
     run_seconds: float | None = None

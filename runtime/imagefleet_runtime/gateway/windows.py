@@ -1,5 +1,6 @@
 """Counts over a sliding window of time, in memory that is bounded."""
 
+import math
 from collections import deque
 
 import msgspec
@@ -35,21 +36,24 @@ class Window:
     than it says. Buckets without a count take no memory. A time before the latest one counts as the latest.
     """
 
-    __slots__ = ("_buckets", "_counts", "_seconds")
+    __slots__ = ("_buckets", "_counts", "_seconds", "_until")
 
     def __init__(self, bucket_seconds: float, buckets: int) -> None:
         self._seconds = bucket_seconds
         self._buckets = buckets
         self._counts: deque[_Bucket] = deque()
+        self._until = -math.inf
+        """The end of the latest bucket."""
 
     def __len__(self) -> int:
         """Buckets in memory."""
         return len(self._counts)
 
     def add(self, counts: Budget, now: float) -> None:
-        number = self._turn(now)
-        if not self._counts or self._counts[-1].number < number:
+        if now >= self._until:
+            number = self._turn(now)
             self._counts.append(_Bucket(number, Budget()))
+            self._until = (number + 1) * self._seconds
         self._counts[-1].counts.add(counts)
 
     def sums(self, now: float) -> Budget:
@@ -66,4 +70,6 @@ class Window:
             number = max(number, counts[-1].number)
         while counts and counts[0].number <= number - self._buckets:
             counts.popleft()
+        if not counts:
+            self._until = -math.inf
         return number
