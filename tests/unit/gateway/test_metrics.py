@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from imagefleet_runtime.gateway.figures import WorkerFigures
 from imagefleet_runtime.gateway.metrics import NO_KEY, Metrics
-from imagefleet_runtime.gateway.snapshot import build
+from imagefleet_runtime.gateway.resources import PoolModel
+from imagefleet_runtime.gateway.snapshot import Route, build
 
 from tests.unit.gateway.builders import (
     PROMPT,
@@ -91,3 +93,74 @@ def test_what_is_offered_is_kept() -> None:
     metrics.ended(SHAPES, 200, 1.0, 0.0)
     metrics.keep(build([make_worker()], [make_pool()], [make_model()]).routes.values())
     assert b"shapes-1" in metrics.expose()
+
+
+def offered(*entries: PoolModel) -> list[Route]:
+    """Routes of a pool with these entries."""
+    return list(build([make_worker()], [make_pool(models=entries)], [make_model()]).routes.values())
+
+
+def lines(metrics: Metrics, name: str) -> list[str]:
+    return sorted(line for line in metrics.expose().decode().splitlines() if line.startswith(name + "{"))
+
+
+def test_the_split_is_told_as_the_pool_says_it() -> None:
+    metrics = Metrics()
+    metrics.keep(offered(PoolModel("shapes", (("shapes-1", 95.0), ("shapes-2", 5.0)))))
+    assert lines(metrics, "imagefleet_gateway_traffic_percent") == [
+        'imagefleet_gateway_traffic_percent{model="shapes-1",name="shapes",namespace="art",pool="thumbs"} 95.0',
+        'imagefleet_gateway_traffic_percent{model="shapes-2",name="shapes",namespace="art",pool="thumbs"} 5.0',
+    ]
+    assert lines(metrics, "imagefleet_gateway_suspended") == []
+    metrics.keep([])
+    assert lines(metrics, "imagefleet_gateway_traffic_percent") == []
+
+
+def test_a_suspension_is_told_as_long_as_it_lasts() -> None:
+    metrics = Metrics()
+    metrics.keep(offered(PoolModel("shapes", (("shapes-1", 100.0),), suspended_models=("shapes-2",))))
+    assert lines(metrics, "imagefleet_gateway_suspended") == [
+        'imagefleet_gateway_suspended{model="shapes-2",name="shapes",namespace="art",pool="thumbs"} 1.0'
+    ]
+    metrics.keep(offered(PoolModel("shapes", (("shapes-1", 100.0),), suspended=True)))
+    assert lines(metrics, "imagefleet_gateway_suspended") == [
+        'imagefleet_gateway_suspended{model="shapes-1",name="shapes",namespace="art",pool="thumbs"} 1.0'
+    ]
+    assert lines(metrics, "imagefleet_gateway_traffic_percent") == [], "what is suspended has no traffic"
+    metrics.keep(offered(PoolModel("shapes", (("shapes-1", 100.0),))))
+    assert lines(metrics, "imagefleet_gateway_suspended") == []
+
+
+CANARY = ("art", "thumbs", "shapes-2")
+KEPT_BY: dict[str, PoolModel] = {
+    "a share of the traffic": PoolModel("shapes", (("shapes-2", 100.0),)),
+    "a share of copies": PoolModel("shapes", (("shapes-1", 100.0),), mirror=(("shapes-2", 5.0),)),
+    "its suspension": PoolModel("shapes", (("shapes-1", 100.0),), suspended_models=("shapes-2",)),
+}
+
+
+@pytest.mark.parametrize("entry", KEPT_BY.values(), ids=KEPT_BY.keys())
+def test_series_of_a_model_are_kept_by(entry: PoolModel) -> None:
+    metrics = Metrics()
+    metrics.mirrored(CANARY, "drawn")
+    metrics.cache_hit(CANARY)
+    metrics.fell_back(CANARY, "model_suspended")
+    metrics.looked_at(CANARY, WorkerFigures(checked=2, unsafe=1, quality=0.5))
+    metrics.keep(offered(entry))
+    text = metrics.expose().decode()
+    labels = 'model="shapes-2",namespace="art"'
+    assert f'imagefleet_gateway_mirrored_total{{{labels},outcome="drawn",pool="thumbs"}} 1.0' in text
+    assert f'imagefleet_gateway_cache_hits_total{{{labels},pool="thumbs"}} 1.0' in text
+    assert f'fallbacks_total{{{labels},pool="thumbs",reason="model_suspended"}} 1.0' in text
+    assert f'imagefleet_gateway_pictures_checked_total{{{labels},pool="thumbs"}} 2.0' in text
+    assert f'imagefleet_gateway_pictures_unsafe_total{{{labels},pool="thumbs"}} 1.0' in text
+    assert f'imagefleet_gateway_quality_score_bucket{{le="0.4",{labels},pool="thumbs"}} 0.0' in text
+    assert f'imagefleet_gateway_quality_score_bucket{{le="0.5",{labels},pool="thumbs"}} 1.0' in text
+    metrics.keep([])
+    assert "shapes-2" not in metrics.expose().decode()
+
+
+def test_what_no_check_looked_at_has_no_series() -> None:
+    metrics = Metrics()
+    metrics.looked_at(SHAPES, WorkerFigures(run_seconds=0.2))
+    assert b"shapes-1" not in metrics.expose()
