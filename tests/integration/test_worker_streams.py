@@ -128,6 +128,20 @@ async def test_the_openai_client_raises_a_failure_in_the_stream(
     await worker.until_state("tiny-1", "Resident")
 
 
+async def test_the_stream_of_a_model_that_is_suspended_ends_with_an_error(worker: Worker) -> None:
+    entry = entries()["tiny-1"] | {"pinned": True}
+    body = {"model": "tiny-1", "prompt": PROMPT, "steps": MANY_STEPS, "stream": True, "partial_images": 3}
+    async with worker.client.stream("POST", "/v1/generate", headers=bearer("gateway"), json=body) as answer:
+        lines = answer.aiter_lines()
+        assert await anext(lines) == "event: image_generation.partial_image"
+        await worker.put(entry | {"suspended": True})
+        rest = [line async for line in lines if line.startswith(("event:", "data:"))]
+    assert rest[-2] == "event: error"
+    assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "model_suspended"
+    await worker.put(entry)
+    await worker.until_state("tiny-1", "Resident")
+
+
 async def test_an_image_and_its_strength_change_the_picture(worker: Worker) -> None:
     image = base64_of(noise(64, 64))
     variants: list[Json] = [{}, {"image": image, "strength": 0.2}, {"image": image, "strength": 0.9}]
