@@ -89,6 +89,8 @@ class Metrics:
         """What has a series without a request of its own: of copies, or while it is suspended."""
         self._codes: dict[tuple[Key, int], Counter] = {}
         self._durations: dict[Key, Histogram] = {}
+        self._checks: dict[Key, tuple[Counter, Counter]] = {}
+        self._scores: dict[Key, Histogram] = {}
         self._requests = Counter(
             "imagefleet_gateway_requests",
             "Image requests that ended, by HTTP status; 499: the caller went away.",
@@ -218,10 +220,16 @@ class Metrics:
     def looked_at(self, key: Key, worker: WorkerFigures) -> None:
         """What a worker's checks found in the pictures of one request."""
         if worker.checked:
-            self._checked.labels(*key).inc(worker.checked)
-            self._unsafe.labels(*key).inc(worker.unsafe)
+            children = self._checks.get(key)
+            if children is None:
+                children = self._checks[key] = (self._checked.labels(*key), self._unsafe.labels(*key))
+            children[0].inc(worker.checked)
+            children[1].inc(worker.unsafe)
         if worker.quality is not None:
-            self._quality.labels(*key).observe(worker.quality)
+            score = self._scores.get(key)
+            if score is None:
+                score = self._scores[key] = self._quality.labels(*key)
+            score.observe(worker.quality)
 
     def cache_hit(self, key: Key) -> None:
         self._seen.add(key)
@@ -255,7 +263,8 @@ class Metrics:
     def _forget(self, key: Key) -> None:
         self._seen.discard(key)
         self._demand.pop(key, None)
-        self._durations.pop(key, None)
+        for children in (self._durations, self._checks, self._scores):
+            children.pop(key, None)
         labels = dict(zip(_LABELS, key, strict=True))
         for code in [c for c in self._codes if c[0] == key]:
             del self._codes[code]
