@@ -3,8 +3,8 @@ bounds.
 """
 
 import asyncio
+import os
 import re
-import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -53,7 +53,7 @@ def read_head(headers: Iterable[Header]) -> Head:
     request_id = found.get(b"x-request-id", b"")
     length = found.get(b"content-length", b"")
     return Head(
-        request_id.decode() if _SANE_ID.fullmatch(request_id) else uuid.uuid4().hex,
+        request_id.decode() if _SANE_ID.fullmatch(request_id) else os.urandom(16).hex(),
         found.get(b"content-type", b""),
         int(length) if length.isdigit() else 0,
         found.get(b"expect", b"").lower() == b"100-continue",

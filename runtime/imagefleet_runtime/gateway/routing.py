@@ -26,20 +26,22 @@ class Choice:
     load_seconds: float
 
 
-def draw(route: Route, point: float) -> tuple[list[Share], list[Share]]:
+def draw(route: Route, place: float) -> tuple[list[Share], list[Share]]:
     """Shares to serve a request, and those that serve it where they have no worker; of a route that has any.
 
-    In every pool the ImageModel at `point` (0 to 100) of its traffic serves. One point is used for all pools,
-    so that a canary of 5 % is 5 % of the name's traffic wherever it runs. The other ImageModels serve
-    too, because a picture from the other version is better than none.
-    Example: traffic 95/5 of a and b: point 12.0 gives ([a], [b]), point 97.0 gives ([b], [a]).
+    In every pool the ImageModel at `place` (0 to 100) of its traffic serves. One place is used for all pools,
+    so that a canary of 5 % is 5 % of the name's traffic wherever it runs. The other ImageModels serve too where
+    they must, because a picture from the other version is better than none.
+    Example: traffic 95/5 of a and b: place 12.0 gives ([a], [b]), place 97.0 gives ([b], [a]).
     """
-    drawn = [_at(shares, point) for shares in route.pools]
+    if len(route.pools) == 1 and len(route.pools[0]) == 1:
+        return [route.pools[0][0]], []
+    drawn = [_at(shares, place) for shares in route.pools]
     return drawn, [share for shares in route.pools for share in shares if share not in drawn]
 
 
-def _at(shares: Sequence[Share], point: float) -> Share:
-    at = point * sum(share.percent for share in shares) / 100
+def _at(shares: Sequence[Share], place: float) -> Share:
+    at = place * sum(share.percent for share in shares) / 100
     for share in shares:
         at -= share.percent
         if at < 0:

@@ -142,10 +142,10 @@ SPLIT = {"shapes": {"shapes-1": 95.0, "shapes-2": 5.0}}
 
 
 @pytest.mark.parametrize(
-    ("point", "want"), [(0.0, "shapes-1"), (12.0, "shapes-1"), (95.0, "shapes-2"), (99.9, "shapes-2")]
+    ("place", "want"), [(0.0, "shapes-1"), (12.0, "shapes-1"), (95.0, "shapes-2"), (99.9, "shapes-2")]
 )
-def test_traffic_is_split_by_percent(point: float, want: str) -> None:
-    drawn, others = draw(build([], [make_pool(offers=SPLIT)], []).find("shapes"), point)
+def test_traffic_is_split_by_percent(place: float, want: str) -> None:
+    drawn, others = draw(build([], [make_pool(offers=SPLIT)], []).find("shapes"), place)
     assert [s.model for s in drawn] == [want]
     assert [s.model for s in others] == [{"shapes-1": "shapes-2", "shapes-2": "shapes-1"}[want]]
 
