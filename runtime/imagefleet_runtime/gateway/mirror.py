@@ -135,12 +135,12 @@ class Mirror:
     def offer(self, request: work.Request, trace: Trace, status: int, code: str) -> None:
         """Copy a request whose caller has its reply, where it is its turn. Returns at once.
 
-        Not one that a worker never saw, that was refused, or whose caller left: it would not be counted either.
+        Not one that no worker drew, that was refused, or whose caller left: it would not be counted either.
         """
         namespace, pool, _ = trace.key
         name = (namespace, pool, trace.name)
         shares = self._shares.get(name)
-        if not shares or not trace.attempts or not counts(status, code):
+        if not shares or not trace.attempts or trace.repeated or not counts(status, code):
             return
         for share in shares:
             if self._turns[name, share.model].turn() == 0:
