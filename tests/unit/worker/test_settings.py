@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 from imagefleet_runtime.worker.settings import (
     CacheSettings,
+    CheckSettings,
     SettingsError,
     available_cpus,
     read_cache_settings,
@@ -45,6 +46,12 @@ def test_settings_are_taken_from_the_environment() -> None:
     given = {"IMAGEFLEET_PORT": "9", "IMAGEFLEET_QUEUE_LIMIT": "0", "IMAGEFLEET_TORCH_THREADS": "3"}
     found = read_settings(REQUIRED | given)
     assert (found.port, found.queue_limit, found.torch_threads) == (9, 0, 3)
+
+
+def test_checks_of_pictures_are_named_by_the_environment_or_there_are_none() -> None:
+    assert read_settings(REQUIRED).checks == CheckSettings("", "")
+    given = {"IMAGEFLEET_SAFETY_CHECK": " shapes ", "IMAGEFLEET_QUALITY_SCORE": "mine"}
+    assert read_settings(REQUIRED | given).checks == CheckSettings("shapes", "mine")
 
 
 @pytest.mark.parametrize("name", REQUIRED)
