@@ -13,6 +13,7 @@ import textwrap
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if asked["prompt"] == "without end":
+            print("began", flush=True)
+            self.rfile.read(1)
+            print("called off", flush=True)
+            return
         self.answer({"asked": asked, "authorization": self.headers["authorization"]})
 
 http.server.ThreadingHTTPServer((os.environ["IMAGEFLEET_HOST"], 8000), Handler).serve_forever()
@@ -204,6 +210,31 @@ def test_waits_for_crds_then_serves_from_manifest_to_picture(
     gateway.process.send_signal(signal.SIGTERM)
     assert gateway.process.wait(timeout=30) == 0
     assert "a red circle" not in gateway.log.read_text()
+
+
+@pytest.mark.usefixtures("crds")
+def test_suspending_a_pool_ends_what_runs_and_lifting_it_serves_again(
+    gateway: Gateway, kubectl: Kubectl
+) -> None:
+    kubectl.apply(MODEL)
+    kubectl.apply(POOL % ("thumbs", "shapes"))
+    kubectl.apply(worker_pod("w1", "thumbs"))
+    name = f"{kubectl.namespace}/shapes"
+    kubectl("wait", "--for=condition=Ready", "pod/w1", "--timeout=60s")
+    wait_for(lambda: gateway.ask(f"/v1/models/{name}")[0] == 200, seconds=60)
+
+    with ThreadPoolExecutor() as callers:
+        running = callers.submit(gateway.generate, name, prompt="without end")
+        wait_for(lambda: "began" in kubectl("logs", "w1"))
+        kubectl("patch", "inferencepool", "thumbs", "--type=merge", '-p={"spec": {"suspend": true}}')
+        status, body, headers = running.result(timeout=30)
+    assert (status, body["error"]["code"]) == (503, "model_suspended")
+    assert headers["x-should-retry"] == "false"
+    wait_for(lambda: "called off" in kubectl("logs", "w1"))
+    assert gateway.generate(name)[0] == 503
+
+    kubectl("patch", "inferencepool", "thumbs", "--type=merge", '-p={"spec": {"suspend": false}}')
+    wait_for(lambda: gateway.generate(name)[0] == 200)
 
 
 IN_CLUSTER = """
