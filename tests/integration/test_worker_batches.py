@@ -24,7 +24,7 @@ MIB = 2**20
 
 async def metric(worker: Worker, name: str) -> float:
     text = (await worker.client.get("/metrics")).text
-    labels = '{model="tiny-1",namespace="team-a",pool="images"}'
+    labels = '{model="tiny-1",namespace="team-a",pool="images"'
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + labels))
 
 
