@@ -66,8 +66,6 @@ class _Run:
         self._d = dispatcher
         self._request = request
         self._trace = trace
-        # (pool, ImageModel) that turned out to be suspended on the way.
-        self._closed: set[tuple[str, str]] = set()
         self._suspended: Route | None = None
         """The route that was asked for, where another one stands in for it."""
         self._take(dispatcher._fleet.snapshot.find(request.parameters.model))
@@ -75,9 +73,12 @@ class _Run:
     def _take(self, route: Route) -> None:
         self._route = route
         self._trace.name = route.name
+        self._trace.failure = None
         # One place for all attempts: a request does not change versions because a worker was busy.
         self._place = self._d._split.place(route, self._request.parameters.user, self._trace.headers)
         self._plans: dict[str, work.Plan] = {}
+        # (pool, ImageModel) behind the name that turned out to be suspended on the way.
+        self._closed: set[tuple[str, str]] = set()
         self._counted = False
 
     async def serve(self) -> Reply | Relay:

@@ -301,6 +301,47 @@ async def test_another_name_takes_over_what_ran(gateway: Harness) -> None:
     assert (status, headers["x-imagefleet-model"]) == (200, "shapes-2")
 
 
+async def test_another_name_of_the_same_model_takes_over_as_soon_as_it_may(gateway: Harness) -> None:
+    busy = Busy()
+    offers = {"shapes": {"shapes-1": 100.0}, "other": {"shapes-1": 100.0}}
+    free = make_pool(offers=offers)
+    stopped = make_pool(offers=offers, entry={"suspended": True, "fallback": Fallback(model="other")})
+    half = make_pool(models=(stopped.models[0], free.models[1]))
+    async with FakeWorker(answer=busy).serving() as worker:
+        gateway.set_fleet(worker.view(), pools=(free,))
+        request = asyncio.create_task(gateway.post(PROMPT))
+        await busy.started.wait()
+        worker.answer = draws
+        gateway.set_fleet(worker.view(placement=()), pools=(half,))
+        await until(lambda: len(gateway.gateway.hold) == 1)
+        gateway.set_fleet(worker.view(), pools=(half,))
+        status, _, _ = await request
+    assert status == 200
+    assert worker.requests[-1]["pool_model"] == "other"
+
+
+async def test_what_is_full_before_it_is_suspended_does_not_fail_what_stands_in(gateway: Harness) -> None:
+    busy = Busy()
+    full = FakeWorker("w1", refuses(429, "queue_full", retry_after="9"))
+    later = {"workSeconds": 500.0, "models": [{"model": "shapes-1", "state": "Resident"}]}
+    async with (
+        full.serving(),
+        FakeWorker("w2", busy, later).serving() as second,
+        FakeWorker("w3").serving() as third,
+    ):
+        views = (full.view(), second.view())
+        gateway.set_fleet(*views, models=BOTH)
+        await until(lambda: gateway.gateway.fleet.loads["uid-w2"].work_left(time.monotonic()) > 100)
+        request = asyncio.create_task(gateway.post(PROMPT))
+        await busy.started.wait()
+        gateway.set_fleet(*views, pools=stands_in(), models=BOTH)
+        await until(lambda: len(gateway.gateway.hold) == 1)
+        stand_in = third.view(pool="second", placement=(("shapes-2", True),))
+        gateway.set_fleet(*views, stand_in, pools=stands_in(), models=BOTH)
+        status, headers, _ = await request
+    assert (status, headers["x-imagefleet-model"], len(full.requests)) == (200, "shapes-2", 1)
+
+
 async def test_what_stands_in_has_its_own_limits(gateway: Harness) -> None:
     async with FakeWorker().serving() as worker:
         view = worker.view(pool="second", placement=(("shapes-2", True),))
