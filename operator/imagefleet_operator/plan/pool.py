@@ -119,7 +119,7 @@ def _policy(
         entries.append(
             policy.policy_entry(
                 model,
-                pinned=needed in pinned,
+                pinned=needed in pinned and needed not in barred,
                 memory_bytes=memory_bytes,
                 speed=policy.measured(model, name),
                 suspended=needed in barred,

@@ -22,7 +22,7 @@ Move = tuple[EntryState, tuple[Json, ...]]
 
 def move(state: EntryState, view: View) -> Move:
     """The next thing that happens to an entry; the same state where nothing does."""
-    for check in (_forget_aborted, _revert, _supersede, _replace_unusable, _begin, _abort):
+    for check in (_forget_aborted, _revert, _supersede, _replace_at_once, _begin, _abort):
         found = check(state, view)
         if found is not None:
             return found
@@ -36,7 +36,7 @@ def judgement_of(state: EntryState, view: View) -> Judgement | None:
     if rollout is None or not rollout.exposed(steps_of(state, view)):
         return None
     stable, canary = (arm_of(view.figures, state.window, model) for model in (state.stable, rollout.to))
-    return judge(view.entry.rollout.analysis, stable, canary, windows=windows_of(view.entry.rollout.steps))
+    return judge(view.entry.rollout.analysis, stable, canary, windows=windows_of(steps_of(state, view)))
 
 
 def _forget_aborted(state: EntryState, view: View) -> Move | None:
@@ -59,12 +59,14 @@ def _supersede(state: EntryState, view: View) -> Move | None:
     return _end(state, view, Ending("Superseded", "Superseded", f"The spec names {view.entry.model} now."))
 
 
-def _replace_unusable(state: EntryState, view: View) -> Move | None:
-    """A stable model that does not exist, or never was verified, serves nobody: there is nothing to protect."""
-    unusable = (
-        view.unusable(state.stable) if state.rollout is None and view.entry.model != state.stable else None
-    )
-    return None if unusable is None else (replace(state, stable=view.entry.model), ())
+def _replace_at_once(state: EntryState, view: View) -> Move | None:
+    """A stable model that does not exist, or never was verified, serves nobody, and neither does one without steps in a
+    pool without workers: there is nothing to protect."""
+    if state.rollout is not None or view.entry.model == state.stable:
+        return None
+    idle = view.no_workers and not view.entry.rollout.steps
+    serves = view.unusable(state.stable) is None and not idle
+    return None if serves else (replace(state, stable=view.entry.model), ())
 
 
 def _begin(state: EntryState, view: View) -> Move | None:

@@ -68,7 +68,10 @@ def copies_of(weight: int, copies: int) -> tuple[int, int]:
 def lay_out(entries: Sequence[tuple[PoolModel, EntryState]], size: Size, slots: Sequence[Slot]) -> Layout:
     """Place all models of a pool: first what stands, then the canaries, then experiments' and shadows' models, none of
     which takes from what came before it more than ``copies_of`` allows."""
-    desk = _Desk(size, slots, [Demand(e.name, s.main, _main_copies(e, s)) for e, s in entries])
+    desk = _Desk(size, slots, [Demand(e.name, s.main, e.min_resident) for e, s in entries])
+    for entry, state in entries:
+        if state.active is not None or _extras(entry, state):
+            desk.hold(entry.name)
     room = {e.name: desk.admit(e, s.active) for e, s in entries if s.active and not s.active.taken_over}
     extras = dict.fromkeys(m for e, s in entries for m in _extras(e, s))
     left_out = [model for model in extras if not desk.squeeze_in(model)]
@@ -95,12 +98,6 @@ def _splits(rollout: Rollout, copies: int) -> list[tuple[int, int, int]]:
     return [(stable, copies, copies), *((left, copies, 1) for left in range(half, 0, -1))]
 
 
-def _main_copies(entry: PoolModel, state: EntryState) -> int:
-    """A model that is loaded on demand alone is held while others stand beside it: its share must not wait."""
-    compared = state.active is not None or _extras(entry, state)
-    return max(1, entry.min_resident) if compared else entry.min_resident
-
-
 def _extras(entry: PoolModel, state: EntryState) -> list[str]:
     ended = {t.name for t in state.trials if t.phase == "Ended"}
     arms = [model for e in entry.experiments if e.name not in ended for model, _ in e.arms]
@@ -118,14 +115,24 @@ class _Desk:
     def admit(self, entry: PoolModel, rollout: Rollout) -> Room:
         """Find room for a canary, and ask for it where it is wanted there."""
         for stable, canary, least in _splits(rollout, max(1, entry.min_resident)):
-            beside = [replace(d, copies=stable) if d.owner == entry.name else d for d in self.demands]
-            trial = Demand("", rollout.to, canary)
-            if self._fits(beside, trial, least):
+            beside = [
+                replace(d, copies=min(d.copies, stable)) if d.owner == entry.name else d for d in self.demands
+            ]
+            fitting = self._most(beside, Demand("", rollout.to, canary), least)
+            if fitting is not None:
                 if rollout.placed and not rollout.all_at_once:
-                    self.demands = [*beside, trial]
+                    self.demands = [*beside, fitting]
                 return Room.BESIDE
         instead = [d for d in self.demands if d.owner != entry.name]
         return Room.INSTEAD if self._fits(instead, Demand("", rollout.to, 1)) else Room.NOWHERE
+
+    def hold(self, owner: str) -> None:
+        """Ask for a copy of a main model that is loaded on demand alone, where nobody has to give way for it: its share
+        must not wait while others stand beside it."""
+        held = [replace(d, copies=max(1, d.copies)) if d.owner == owner else d for d in self.demands]
+        (demand,) = (d for d in held if d.owner == owner)
+        if self._fits([d for d in self.demands if d.owner != owner], demand):
+            self.demands = held
 
     def squeeze_in(self, model: str) -> bool:
         """Ask for one copy of a model where nobody has to give way for it."""
@@ -147,11 +154,19 @@ class _Desk:
         """Where they would go."""
         return place(self.needs(demands), self.slots)
 
-    def _fits(self, demands: Sequence[Demand], trial: Demand, least: int = 1) -> bool:
-        """Whether it gets so many copies, and nobody else fewer than without it."""
+    def _most(self, demands: Sequence[Demand], trial: Demand, least: int) -> Demand | None:
+        """As many of the copies as fit; None where not even the least do."""
+        if not self._fits(demands, replace(trial, copies=least)):
+            return None
+        fewer = (replace(trial, copies=copies) for copies in range(trial.copies, least, -1))
+        return next((d for d in fewer if self._fits(demands, d)), replace(trial, copies=least))
+
+    def _fits(self, demands: Sequence[Demand], trial: Demand) -> bool:
+        """Whether it gets all its copies, and nobody else fewer than without it."""
         if self.size(trial.model) is None:
             return False
         before, after = self.place(demands), self.place([*demands, trial])
-        copies = sum(trial.model in models for models in after.pinned.values())
         others = (m for m in after.short if m != trial.model)
-        return copies >= least and all(after.short[m] <= before.short.get(m, 0) for m in others)
+        return trial.model not in after.short and all(
+            after.short[m] <= before.short.get(m, 0) for m in others
+        )

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     LAST_COPIES = "LoadingAllCopies"
     PAUSED = "CommandPaused"
     SUSPENDED = "Suspended"
+    NO_WORKERS = "ScaledToZero"
     BURNING = "BurningErrorBudget"
     PROMOTED = "CommandPromoted"
     FAILED = "AnalysisFailed"
@@ -43,7 +44,7 @@ class Reason(StrEnum):
     UNSAFE = "Unsafe"
 
 
-HOLDS = (Reason.PAUSED, Reason.SUSPENDED, Reason.BURNING)
+HOLDS = (Reason.PAUSED, Reason.SUSPENDED, Reason.NO_WORKERS, Reason.BURNING)
 """Reasons for which a rollout stands still, whichever step is under way."""
 
 

@@ -6,12 +6,12 @@ Each function does one thing and is asked again until nothing changes, so that a
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from imagefleet_operator.plan.analysis import Judgement, Outcome
+from imagefleet_operator.plan.analysis import Judgement, Outcome, judge
 from imagefleet_operator.plan.arms import analysis_status, arm_of
 from imagefleet_operator.plan.burn import Burn
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.rollout_placement import Room
-from imagefleet_operator.plan.rollout_state import EntryState, Phase, Reason, Rollout, step_name
+from imagefleet_operator.plan.rollout_state import EntryState, Phase, Reason, Rollout, step_name, windows_of
 from imagefleet_operator.plan.rollout_types import (
     Analyze,
     Mirror,
@@ -25,8 +25,8 @@ from imagefleet_operator.plan.times import microtime
 from imagefleet_operator.plan.types import PoolModel
 
 COLLECT_SECONDS = 60.0
-"""What the stable model did in this time is what a canary is compared with that takes its place all at once, unless
-enough requests are counted sooner."""
+"""So long the stable model is counted before a canary takes its place all at once, where no step asks for a verdict:
+for one that fails at once. With an analysis it is ``max_wait_seconds``."""
 MOVING = (Phase.PREPARING, Phase.PROMOTING)
 """Phases that end by themselves, and are to do so within the deadline."""
 
@@ -49,6 +49,8 @@ class View:
     """Copies of the canary that found a place."""
     all_workers: bool = True
     """Whether the pool has as many workers as it asks for."""
+    no_workers: bool = False
+    """Whether it asks for none."""
     author: str = ""
     halted: str = ""
     """Why the spec suspends the entry; empty where it does not."""
@@ -128,6 +130,8 @@ def _hold(state: EntryState, rollout: Rollout, view: View) -> Next:
         return Label(Phase.PAUSED, Reason.PAUSED, rollout.message)
     if view.halted:
         return Label(Phase.PAUSED, Reason.SUSPENDED, view.halted)
+    if view.no_workers:
+        return Label(Phase.PAUSED, Reason.NO_WORKERS, "spec.replicas is 0.")
     if rollout.reason == Reason.PROMOTED:
         return None
     if state.stable in view.unsafe and not _mends_unsafe(state, view):
@@ -192,11 +196,14 @@ def _waits(state: EntryState, rollout: Rollout, view: View) -> tuple[str, str] |
 
 
 def _collecting(state: EntryState, view: View) -> tuple[str, str] | None:
-    """A canary that takes over all at once is compared with what the stable model did before."""
+    """A canary that takes over all at once is compared with what the stable model did before. That is enough when a
+    canary that did just the same would pass; it cannot be counted later."""
     assert state.active is not None
-    counted = arm_of(view.figures, state.window, state.stable).requests
-    enough = counted >= view.entry.rollout.analysis.min_requests
-    if enough or not steps_of(state, view) or view.now - state.active.started_at >= COLLECT_SECONDS:
+    steps, spec = steps_of(state, view), view.entry.rollout.analysis
+    limit = spec.max_wait_seconds if any(isinstance(s, Analyze) for s in steps) else COLLECT_SECONDS
+    counted = arm_of(view.figures, state.window, state.stable)
+    enough = judge(spec, counted, counted, windows=windows_of(steps)).outcome is Outcome.PASSED
+    if enough or not steps or view.now - state.active.started_at >= limit:
         return None
     return (
         Reason.COLLECTING,
@@ -259,8 +266,11 @@ def _pause(state: EntryState, rollout: Rollout, step: Pause, view: View) -> Next
 
 
 def _analyze(state: EntryState, rollout: Rollout, view: View) -> Next:
-    """A canary that failed is aborted elsewhere, whichever step is under way."""
+    """A canary that failed is aborted elsewhere, whichever step is under way. Before one takes over all at once
+    there is nothing to judge, and never will be."""
     spec = view.entry.rollout.analysis
+    if rollout.all_at_once and not rollout.taken_over:
+        return _past(state, view)
     if view.judgement is not None and view.judgement.outcome is Outcome.PASSED:
         return _past(state, view).with_rollout(analysis=analysis_status(view.judgement))
     said = view.judgement.message if view.judgement else "Nothing was shown to the canary yet"
@@ -282,7 +292,7 @@ def _labelled(state: EntryState, rollout: Rollout, view: View, label: Label) -> 
     held, judged = replace(rollout, reason=label.reason).held, view.judgement
     same = (label.phase, held) == (rollout.phase, rollout.held)
     late = view.now - rollout.phase_at >= view.entry.rollout.progress_deadline_seconds
-    if same and late and not held and label.phase in MOVING:
+    if same and late and not held and label.phase in MOVING and label.reason != Reason.COLLECTING:
         return Ending("Aborted", Reason.LATE, f"{_where(state, view)}: {label.message}")
     return state.with_rollout(
         phase=label.phase,

@@ -96,6 +96,7 @@ class Fleet:
         self.rate = 20
         """Requests of each tick."""
         self.gateways = True
+        self.authors: dict[str, str] = {}
         self.plan = PoolPlan()
         for _ in range(workers):
             self.add_worker()
@@ -141,7 +142,7 @@ class Fleet:
 
     def observed(self) -> PoolObserved:
         parent: Parent[PoolSpec] = Parent(
-            "ns", "thumbs", "uid", 1, False, self.spec, "", self.status, self.command
+            "ns", "thumbs", "uid", 1, False, self.spec, "", self.status, self.command, self.authors
         )
         models: dict[str, Parent[ModelSpec] | None] = {
             name: model(name, size=1) if kind.exists else None for name, kind in self.kinds.items()

@@ -1,6 +1,10 @@
 """Rollouts from beginning to end, over a pool that does as it is told."""
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imagefleet_operator.plan.rollout_types import (
     AnalysisSpec,
     Analyze,
@@ -138,6 +142,22 @@ def test_one_worker_without_room_for_both_completes() -> None:
     assert (world.endings, world.traffic, world.resident("b")) == (["Promoted"], {"b": 100}, 1)
 
 
+def test_a_model_that_takes_over_all_at_once_waits_for_something_to_compare_with() -> None:
+    world = rolling(SetWeight(10), Analyze(), workers=1)
+    world.rate = 0
+    assert world.run(100).rollout["reason"] == "CollectingFigures"
+    world.rate = 20
+    assert world.run(150).endings == ["Promoted"]
+
+
+def test_and_goes_without_in_the_end() -> None:
+    world = rolling(SetWeight(10), workers=1)
+    world.rate = 0
+    world.run(55)
+    assert (world.rollout["reason"], world.traffic) == ("CollectingFigures", {"a": 100})
+    assert world.run(15).endings == ["Promoted"]
+
+
 def test_one_worker_goes_back_when_the_new_model_is_bad() -> None:
     world = rolling(*FULL, workers=1, b=Behaviour(errors=0.5)).run(200)
     assert (world.endings, world.traffic, world.resident("a")) == (["Aborted"], {"a": 100}, 1)
@@ -195,3 +215,194 @@ def test_a_burning_error_budget_pauses_and_resumes() -> None:
     world.kinds["a"] = world.kinds["b"] = Behaviour()
     world.run(400)
     assert world.endings == ["Promoted"]
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    steps=st.lists(
+        st.sampled_from((SetWeight(0), SetWeight(10), SetWeight(60), Mirror(20), Pause(3))), max_size=4
+    ),
+    judged=st.booleans(),
+    workers=st.integers(1, 3),
+    room=st.integers(1, 2),
+    copies=st.integers(0, 4),
+    bad=st.booleans(),
+)
+def test_any_rollout_ends_as_its_verdicts_say(
+    steps: list[RolloutStep], judged: bool, workers: int, room: int, copies: int, bad: bool
+) -> None:
+    """With good figures it is promoted, with bad ones aborted, however few the workers are."""
+    last = (SetWeight(50), Analyze()) if judged else ()
+    canary = Behaviour(errors=0.6) if bad else Behaviour()
+    world = rolling(*steps, *last, workers=workers, room=room, min_resident=copies, b=canary)
+    world.rate = 40
+    for _ in range(12):
+        world.run(10 if not world.endings else 0)
+    world.run(8)
+    assert len(world.endings) == 1
+    if judged:
+        assert world.endings == ["Aborted" if bad else "Promoted"]
+    stable = "b" if world.endings == ["Promoted"] else "a"
+    assert (world.entry["stable"], world.traffic) == (stable, {stable: 100})
+    assert world.resident(stable) >= min(copies, workers)
+
+
+@pytest.mark.parametrize(
+    ("command", "outcome", "phase"),
+    [
+        ("pause shapes", "Applied", "Paused"),
+        ("resume shapes", "Refused", "Analyzing"),
+        ("promote shapes", "Applied", "Paused"),
+        ("promote-full shapes", "Applied", "Done"),
+        ("abort shapes", "Applied", "Aborted"),
+        ("retry shapes", "Refused", "Analyzing"),
+        ("unsuspend shapes", "Refused", "Analyzing"),
+        ("abort others", "Refused", "Analyzing"),
+        ("abort", "Refused", "Analyzing"),
+        ("demote shapes", "Refused", "Analyzing"),
+    ],
+)
+def test_what_people_say_while_an_analysis_goes_on(command: str, outcome: str, phase: str) -> None:
+    world = rolling(SetWeight(10), Analyze(), Pause(), room=2)
+    world.rate = 0
+    world.run(10)
+    world.command = command
+    world.look()
+    assert world.status["command"]["value"] == command
+    assert world.status["command"]["outcome"] == outcome
+    assert world.rollout.get("phase", "Done") == phase
+    told = world.status["command"]
+    assert world.run(3).status["command"] == told
+    assert world.endings in ([], ["Aborted"], ["Promoted"])
+
+
+def test_a_person_pauses_and_resumes() -> None:
+    world = rolling(SetWeight(10), Pause(5), room=2).run(4)
+    world.say("pause shapes")
+    world.run(100)
+    assert (world.rollout["reason"], world.traffic) == ("CommandPaused", {"a": 90, "b": 10})
+    world.say("resume shapes")
+    world.run(4)
+    assert world.rollout["reason"] == "PauseStep"
+    world.run(4)
+    assert world.endings == ["Promoted"]
+
+
+def test_a_person_has_an_aborted_model_tried_again() -> None:
+    world = rolling(SetWeight(50), Analyze(), b=Behaviour(errors=0.5)).run(60)
+    world.kinds["b"] = Behaviour()
+    world.say("retry shapes")
+    world.run(80)
+    assert world.endings == ["Aborted", "Promoted"]
+
+
+def test_a_command_in_the_manifest_of_a_new_pool_is_answered() -> None:
+    world = fleet()
+    world.status, world.command = {}, "promote shapes"
+    world.look()
+    assert world.status["command"]["outcome"] == "Refused"
+
+
+def test_a_rollout_waits_for_workers_where_there_are_none() -> None:
+    world = rolling(SetWeight(10), Pause(5))
+    world.spec = replace(world.spec, replicas=0)
+    world.workers = []
+    world.run(100, seconds=60)
+    assert (world.rollout["reason"], world.endings) == ("ScaledToZero", [])
+    world.spec = replace(world.spec, replicas=1)
+    world.add_worker()
+    world.run(120)
+    assert world.endings == ["Promoted"]
+
+
+@pytest.mark.parametrize("steps", [(), (SetWeight(10), Pause())], ids=["without steps", "with steps"])
+def test_a_stable_model_that_does_not_exist_is_replaced_at_once(steps: tuple[RolloutStep, ...]) -> None:
+    world = fleet(*steps, a=Behaviour(exists=False))
+    world.set_entry(model="b")
+    world.look()
+    assert (world.entry["stable"], world.rollout) == ("b", {})
+
+
+def test_new_rollouts_wait_while_the_error_budget_burns() -> None:
+    world = fleet(SetWeight(10), slo=Slo(success_rate=0.99), a=Behaviour(errors=0.05)).run(30)
+    world.set_entry(model="b")
+    world.run(800)
+    assert (world.rollout["phase"], world.rollout["reason"]) == ("Preparing", "BurningErrorBudget")
+    assert world.resident("b") == 0
+    world.say("promote-full shapes")
+    world.run(5)
+    assert world.endings == ["Promoted"]
+
+
+def test_a_budget_that_burns_fast_aborts() -> None:
+    world = rolling(SetWeight(50), Pause(), slo=Slo(success_rate=0.999), spec=AnalysisSpec({}), room=2).run(
+        10
+    )
+    world.kinds["b"] = Behaviour(errors=0.5)
+    world.run(10)
+    assert (world.rollout["phase"], world.rollout["reason"]) == ("Aborted", "BurningErrorBudget")
+
+
+def test_a_canary_whose_workers_go_gets_no_traffic_and_is_waited_for() -> None:
+    world = rolling(SetWeight(10), Pause(), room=2).run(6)
+    assert world.traffic == {"a": 90, "b": 10}
+    for worker in world.workers:
+        worker.states.pop("b")
+    world.look()
+    assert (world.rollout["phase"], world.traffic) == ("Preparing", {"a": 100})
+    world.run(4)
+    assert (world.rollout["phase"], world.traffic) == ("Paused", {"a": 90, "b": 10})
+
+
+def test_models_leave_workers_after_their_requests_have_left_them() -> None:
+    """The status with the new shares is written before a policy without the old model is."""
+    world = rolling(workers=1)
+    for _ in range(10):
+        named = {e["model"] for w in world.workers for e in w.policy}
+        assert set(world.traffic) <= named | {"b"}
+        world.look()
+        if world.traffic == {"b": 100}:
+            break
+        for worker in world.workers:
+            worker.tick(world.kinds)
+    assert {e["model"] for e in world.workers[0].policy} == {"a"}
+    world.look()
+    assert {e["model"] for e in world.workers[0].policy} == {"b"}
+
+
+def test_the_first_status_after_an_update_of_the_operator_begins_no_rollout() -> None:
+    world = fleet(*FULL)
+    old = {key: world.entry[key] for key in ("name", "stable", "traffic", "resident", "ready")}
+    world.status = {**world.status, "models": [old]}
+    assert world.run(2).rollout == {}
+
+
+def test_the_summary_for_kubectl_get() -> None:
+    world = rolling(SetWeight(10), Pause(), room=2).run(6)
+    assert world.status["rollout"] == {
+        "stable": "a",
+        "canary": "b",
+        "weight": "10%",
+        "step": "2/2",
+        "phase": "Paused",
+    }
+
+
+def test_who_named_the_model_is_kept() -> None:
+    world = fleet(SetWeight(50), room=2)
+    world.authors = {"shapes": "argocd"}
+    world.set_entry(model="b")
+    world.look()
+    assert world.rollout["by"] == "argocd"
+    world.run(6)
+    (ended,) = world.status["history"]
+    assert (ended["by"], ended["from"], ended["to"]) == ("argocd", "a", "b")
+
+
+def test_the_last_ten_endings_are_kept_the_latest_last() -> None:
+    world = fleet(room=2)
+    for turn in range(12):
+        world.set_entry(model="ab"[(turn + 1) % 2])
+        world.run(5)
+    assert len(world.endings) == 10
+    assert world.status["history"][-1]["to"] == "a"
