@@ -156,8 +156,14 @@ class EntryState:
 
 
 def windows_of(steps: tuple[RolloutStep, ...]) -> int:
-    """How many windows a rollout is judged in."""
-    return max(1, sum(isinstance(step, SetWeight) for step in steps))
+    """How many windows a rollout is judged in: one for each SetWeight, and one before these where the canary draws copies
+    first.
+
+    Worked example: mirror 20, setWeight 5, setWeight 50: 3.
+    """
+    shown = [step for step in steps if isinstance(step, SetWeight | Mirror)]
+    before = bool(shown) and isinstance(shown[0], Mirror)
+    return max(1, before + sum(isinstance(step, SetWeight) for step in shown))
 
 
 def step_name(step: RolloutStep) -> str:

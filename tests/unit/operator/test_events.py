@@ -5,7 +5,7 @@ from typing import Any
 from imagefleet_operator.client import ApiUnreachableError, KubeClient
 from imagefleet_operator.events import REPEAT_SECONDS, EventRecorder, event_body
 from imagefleet_operator.kinds import POOL, Kind
-from imagefleet_operator.plan.conditions import Transition
+from imagefleet_operator.plan.conditions import News, Transition
 
 from tests.unit.operator.make import pool
 
@@ -56,3 +56,20 @@ async def test_an_event_that_cannot_be_posted_is_let_go() -> None:
     posts.broken = True
     await EventRecorder(posts, "o").post(POOL, pool(), [BAD])
     assert posts.posted == []
+
+
+def test_news_is_told_in_its_own_words() -> None:
+    body = event_body(POOL, pool(), News("RolloutAborted", "shapes: b was worse.", True, "t"), "o", 0)
+    assert (body["type"], body["reason"], body["note"]) == (
+        "Warning",
+        "RolloutAborted",
+        "shapes: b was worse.",
+    )
+
+
+async def test_the_same_news_of_another_time_is_told_again() -> None:
+    posts = Posts()
+    recorder = EventRecorder(posts, "o", lambda: 0.0)
+    for since in ("1", "1", "2"):
+        await recorder.post(POOL, pool(), [News("RolloutPaused", "shapes: waits.", False, since)])
+    assert len(posts.posted) == 2

@@ -12,6 +12,7 @@ from imagefleet_operator.client import ApiError, ApiUnreachableError
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
 from imagefleet_operator.plan.conditions import find, timestamp
+from imagefleet_operator.plan.pool import WATCH_SECONDS
 from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import WorkerDefaults
 from imagefleet_operator.reconcile import SETTLE_SECONDS, Reconciler
@@ -19,7 +20,7 @@ from imagefleet_operator.store.store import Key, Store
 from imagefleet_operator.sync import list_all
 
 from tests.unit.operator.fakes import Api
-from tests.unit.operator.make import DIGEST, NOW
+from tests.unit.operator.make import DIGEST, NOW, VERIFIED
 
 POOL_KEY: Key = ("pool", "ns", "thumbs")
 MODEL_KEY: Key = ("model", "ns", "shapes-1")
@@ -269,3 +270,27 @@ async def test_a_pool_that_has_gone_waits_for_no_figures(world: World) -> None:
     world.watches.clear()
     await world.reconciler.run(POOL_KEY)
     assert world.watches == [(("ns", "thumbs"), False)]
+
+
+async def test_a_rollout_is_written_told_and_looked_at_again(world: World) -> None:
+    verified = {"digest": DIGEST, "bytes": 7, "conditions": VERIFIED}
+    for name in ("shapes-1", "shapes-2"):
+        source = {"source": {"uri": f"file:///models/{name}"}}
+        world.seen(MODEL, name, spec=source, status=verified)
+    await world.settle(POOL_KEY)
+    assert world.watches[-1] == (("ns", "thumbs"), False)
+    pool = world.api.drop(POOL, "thumbs")
+    entry = {"name": "shapes", "model": "shapes-2", "rollout": {"steps": [{"setWeight": 5}]}}
+    spec = {"models": [entry], "replicas": 1}
+    world.seen(POOL, "thumbs", spec=spec, status=pool["status"], metadata={"uid": pool["metadata"]["uid"]})
+    before = len(world.api.writes)
+    assert await world.reconciler.run(POOL_KEY) == WATCH_SECONDS
+    writes = [write.partition(".")[0] for write in world.api.writes[before:]]
+    assert writes == ["apply status InferencePool thumbs", "create Event thumbs"]
+    assert world.watches[-1] == (("ns", "thumbs"), True)
+    (told,) = (obj for place, obj in world.api.objects.items() if place[0] == "Event")
+    assert (told["reason"], told["type"]) == ("RolloutStarted", "Normal")
+    assert told["note"] == "shapes: shapes-1 to shapes-2."
+    world.now += 1
+    await world.reconciler.run(POOL_KEY)
+    assert world.api.writes[before + 2 :] == []
