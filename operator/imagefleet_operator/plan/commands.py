@@ -10,6 +10,8 @@ from imagefleet_operator.plan.rollout_steps import View
 from imagefleet_operator.plan.types import Json
 
 UNSUSPEND = "unsuspend"
+LONGEST = 256
+"""Characters of an annotation that are read; it may have a quarter of a million."""
 
 
 class RefusedError(Exception):

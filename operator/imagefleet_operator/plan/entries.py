@@ -44,8 +44,9 @@ def plan_entries(spec: PoolSpec, observed: PoolObserved, now: float) -> Entries:
     desk = _Desk(spec, observed, now)
     desk.suspend()
     before, layout = desk.settle()
-    if commands.pending(observed.pool.command, observed.pool.status):
-        desk.obey(observed.pool.command)
+    said = observed.pool.command[: commands.LONGEST]
+    if commands.pending(said, observed.pool.status):
+        desk.obey(said)
         _, layout = desk.settle()
     desk.let_go()
     return Entries(

@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from imagefleet_operator.plan.arms import arm_of, figures_status
+from imagefleet_operator.plan.conditions import truncated
 from imagefleet_operator.plan.rollout_state import EntryState, Trial
 from imagefleet_operator.plan.rollout_steps import View
 from imagefleet_operator.plan.rollout_types import Experiment
@@ -32,7 +33,7 @@ def _stand(spec: Experiment, trial: Trial, state: EntryState, view: View, left_o
     if trial.phase == "Waiting":
         waits = _waits(spec, state, view, left_out)
         if waits:
-            return replace(trial, message=waits)
+            return replace(trial, message=truncated(waits))
         trial = replace(trial, phase="Running", started_at=view.now, message="")
     ends_at = 0.0 if spec.seconds is None else trial.started_at + spec.seconds
     if ends_at and view.now >= ends_at:

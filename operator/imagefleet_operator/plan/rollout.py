@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from imagefleet_operator.plan.analysis import Judgement, Outcome, judge
 from imagefleet_operator.plan.arms import analysis_status, arm_of, figures_status
-from imagefleet_operator.plan.conditions import timestamp
+from imagefleet_operator.plan.conditions import timestamp, truncated
 from imagefleet_operator.plan.rollout_state import EntryState, Phase, Reason, Rollout, windows_of
 from imagefleet_operator.plan.rollout_steps import Ending, View, burns_at, go_on, steps_of
 from imagefleet_operator.plan.times import microtime
@@ -137,7 +137,7 @@ def _end(state: EntryState, view: View, ending: Ending) -> Move:
         phase_at=view.now,
         weight=0,
         reason=str(ending.reason),
-        message=ending.message,
+        message=truncated(ending.message),
         analysis=analysis,
     )
     return replace(state, rollout=aborted), history
@@ -153,7 +153,7 @@ def _history(state: EntryState, rollout: Rollout, view: View, ending: Ending) ->
         **({"by": rollout.by} if rollout.by else {}),
         "verdict": ending.verdict,
         "reason": str(ending.reason),
-        "message": ending.message,
+        "message": truncated(ending.message),
         "startedAt": timestamp(rollout.started_at),
         "endedAt": timestamp(view.now),
         **({"figures": figures} if figures else {}),

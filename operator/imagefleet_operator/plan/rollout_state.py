@@ -156,8 +156,8 @@ class EntryState:
 
 
 def windows_of(steps: tuple[RolloutStep, ...]) -> int:
-    """How many windows a rollout is judged in: one for each SetWeight, and one before these where the canary draws copies
-    first.
+    """How many windows a rollout is judged in: one for each SetWeight, and one before these where the canary draws
+    copies first.
 
     Worked example: mirror 20, setWeight 5, setWeight 50: 3.
     """

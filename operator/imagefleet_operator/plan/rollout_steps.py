@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from imagefleet_operator.plan.analysis import Judgement, Outcome, judge
 from imagefleet_operator.plan.arms import analysis_status, arm_of
 from imagefleet_operator.plan.burn import Burn
-from imagefleet_operator.plan.conditions import Verdict
+from imagefleet_operator.plan.conditions import Verdict, truncated
 from imagefleet_operator.plan.rollout_placement import Room
 from imagefleet_operator.plan.rollout_state import EntryState, Phase, Reason, Rollout, step_name, windows_of
 from imagefleet_operator.plan.rollout_types import (
@@ -298,7 +298,7 @@ def _labelled(state: EntryState, rollout: Rollout, view: View, label: Label) -> 
         phase=label.phase,
         phase_at=rollout.phase_at if same else view.now,
         reason=str(label.reason),
-        message=label.message,
+        message=truncated(label.message),
         analysis=analysis_status(judged) if judged and judged.findings else rollout.analysis,
     )
 

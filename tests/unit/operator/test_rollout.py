@@ -303,6 +303,14 @@ def test_a_command_in_the_manifest_of_a_new_pool_is_answered() -> None:
     assert world.status["command"]["outcome"] == "Refused"
 
 
+def test_a_command_of_any_length_is_answered_once() -> None:
+    world = fleet()
+    world.command = "promote shapes " + "x" * 100_000
+    told = world.run(1).status["command"]
+    assert len(told["value"]) == 256
+    assert world.run(2).status["command"] == told
+
+
 def test_a_rollout_waits_for_workers_where_there_are_none() -> None:
     world = rolling(SetWeight(10), Pause(5))
     world.spec = replace(world.spec, replicas=0)
