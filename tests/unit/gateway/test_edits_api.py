@@ -3,12 +3,13 @@
 import base64
 import io
 import json
+import time
 from typing import Any
 
 import openai
 import pytest
 
-from tests.unit.gateway.builders import FakeWorker, Harness, data_url, encoded, make_model, refuses
+from tests.unit.gateway.builders import FakeWorker, Harness, data_url, encoded, make_model, refuses, until
 
 PNG = encoded("PNG", (64, 48))
 MASK = encoded("PNG", (64, 48), compress_level=0)
@@ -117,14 +118,13 @@ async def test_an_edits_demand_counts_the_steps_that_are_drawn(gateway: Harness)
 
 async def test_another_worker_gets_the_same_pictures(gateway: Harness) -> None:
     full = FakeWorker("w1", refuses(429, "queue_full", retry_after="3"))
-    async with full.serving(), FakeWorker("w2").serving() as good, client(gateway) as caller:
+    later = {"workSeconds": 500.0, "models": [{"model": "shapes-1", "state": "Resident"}]}
+    async with full.serving(), FakeWorker("w2", state=later).serving() as good, client(gateway) as caller:
         gateway.set_fleet(full.view(), good.view())
-        for _ in range(4):
-            await caller.images.edit(image=PNG, mask=MASK, prompt="a", model="shapes")
-    assert full.requests
-    assert [pictures(sent) for sent in [*full.requests, *good.requests]] == [{"image": PNG, "mask": MASK}] * (
-        len(full.requests) + 4
-    )
+        await until(lambda: gateway.gateway.fleet.loads["uid-w2"].work_left(time.monotonic()) > 100)
+        await caller.images.edit(image=PNG, mask=MASK, prompt="a", model="shapes")
+    sent = [[pictures(request) for request in worker.requests] for worker in (full, good)]
+    assert sent == [[{"image": PNG, "mask": MASK}]] * 2
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str | None]] = {

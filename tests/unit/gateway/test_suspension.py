@@ -388,6 +388,16 @@ async def test_what_stands_in_may_be_suspended_too_while_it_draws(gateway: Harne
     )
 
 
+async def test_the_worker_of_what_stands_in_may_know_first_that_it_is_suspended_too(gateway: Harness) -> None:
+    async with FakeWorker(answer=refuses(503, "model_suspended")).serving() as worker:
+        view = worker.view(pool="second", placement=(("shapes-2", True),))
+        gateway.set_fleet(view, pools=stands_in(), models=BOTH)
+        status, _, body = await gateway.post(PROMPT)
+    assert (status, body["error"]["code"]) == (503, "model_suspended")
+    assert "Model 'art/shapes'" in body["error"]["message"]
+    assert len(worker.requests) == 1
+
+
 CACHED = {"fallback": Fallback(cached=True)}
 
 
