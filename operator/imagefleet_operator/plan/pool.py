@@ -11,6 +11,7 @@ from imagefleet_operator.plan.entry_status import entries_status, main_entries, 
 from imagefleet_operator.plan.health import rollout_healthy, safety_healthy
 from imagefleet_operator.plan.policy import Policy, Step, steps
 from imagefleet_operator.plan.rollout_types import Slo
+from imagefleet_operator.plan.suspension import counting
 from imagefleet_operator.plan.types import Json, Parent, PoolObserved, PoolSpec, Report, Worker
 
 POLL_UNSETTLED = 1.0
@@ -68,7 +69,7 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
     wanted = _policies(spec, observed, entries)
     plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
     changing = tuple(p for p in plans if p.steps)
-    watched = _watched(entries)
+    watched = _watched(entries, now)
     return PoolPlan(
         workers=changing,
         status=_status(spec, observed, entries, now),
@@ -78,8 +79,11 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
     )
 
 
-def _watched(entries: Entries) -> bool:
-    """Whether time or figures may change anything: a rollout or an experiment is under way, or a promise is judged."""
+def _watched(entries: Entries, now: float) -> bool:
+    """Whether time or figures may change anything: a rollout or an experiment is under way, a promise is judged, or it
+    is asked what a model had served that was just suspended."""
+    if any("until" not in s and counting(s, now) for s in entries.suspensions):
+        return True
     return any(
         state.active is not None
         or any(trial.phase != "Ended" for trial in state.trials)

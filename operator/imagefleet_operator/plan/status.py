@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from imagefleet_operator.plan.suspension import counting
+from imagefleet_operator.plan.times import seconds_of
 from imagefleet_operator.plan.types import Json
 
 DETAIL_SECONDS = 5.0
@@ -48,7 +50,7 @@ def _measured_apart(status: Json) -> Json:
     }
     lists: dict[str, Callable[[Json], Json]] = {
         "models": _uncounted,
-        "suspensions": lambda entry: _without(entry, *SERVED),
+        "suspensions": _unserved,
     }
     listed = {key: [part(entry) for entry in status[key]] for key, part in lists.items() if key in status}
     return {**status, **shape, **listed}
@@ -63,6 +65,12 @@ def _uncounted(entry: Json) -> Json:
     return {**entry, "budget": sorted(entry.get("budget") or ()), "experiments": trials}
 
 
+def _unserved(suspension: Json) -> Json:
+    """A suspension without what is served in spite of it, from a gateway's cache; what was served before is news."""
+    served_later = not counting(suspension, seconds_of(suspension.get("lastServed")))
+    return _without(suspension, *SERVED) if served_later else suspension
+
+
 def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
     """What is worth a write at once."""
     left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions")
@@ -70,6 +78,8 @@ def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
     rest = {key: value for key, value in apart.items() if key not in left_out}
     if "models" in rest:
         rest["models"] = [_told_at_once(entry) for entry in rest["models"]]
+    if "suspensions" in rest:
+        rest["suspensions"] = [_without(entry, *SERVED) for entry in rest["suspensions"]]
     told = (c for c in status.get("conditions") or () if c["type"] not in COUNTED)
     return rest, {(c["type"], c["status"]) for c in told}
 

@@ -19,7 +19,15 @@ KEPT = 10
 GRACE_SECONDS = 300.0
 """After a person lifted a suspension, the same pictures are in the short window for so long."""
 
+COUNTING_SECONDS = 60.0
+"""So long after a suspension began gateways are asked often what had been served until then."""
+
 Suspensions = tuple[Json, ...]
+
+
+def counting(suspension: Json, at: float) -> bool:
+    """Whether it had just begun then, so that counts of the time before may still come in."""
+    return at - seconds_of(suspension.get("since")) < COUNTING_SECONDS
 
 
 def open_ones(suspensions: Iterable[Json], name: str, reason: str) -> list[Json]:

@@ -66,7 +66,16 @@ ROLLING: Json = {
             "budget": {"shortBurnRate": 0.4},
         }
     ],
-    "suspensions": [{"name": "shapes", "model": "d", "requests": 12}],
+    "suspensions": [
+        {
+            "name": "shapes",
+            "model": "d",
+            "requests": 12,
+            "since": "2026-01-01T00:00:00Z",
+            "lastServed": last_served,
+        }
+        for last_served in ("2026-01-01T00:00:05Z", "2026-01-01T00:01:00Z")
+    ],
 }
 
 
@@ -75,7 +84,8 @@ ROLLING: Json = {
     [
         pytest.param("models 0 budget shortBurnRate", 0.5, 59.0, id="a burn rate is a number"),
         pytest.param("models 0 experiments 0 arms 0 requests", 4, 59.0, id="so is a count of an experiment"),
-        pytest.param("suspensions 0 requests", 13, 59.0, id="so is what a suspended model served"),
+        pytest.param("suspensions 1 requests", 13, 59.0, id="so is what a cache serves of a suspended model"),
+        pytest.param("suspensions 0 requests", 13, 4.0, id="what it had served soon"),
         pytest.param("models 0 rollout message", "0.012", 4.0, id="a rollout's message soon"),
         pytest.param(
             "models 0 rollout analysis metrics 0 canary", 0.012, 4.0, id="what an analysis measured soon"

@@ -59,9 +59,17 @@ def test_the_spec_suspends_and_lets_go(where: str) -> None:
 def test_a_suspended_pool_is_at_rest() -> None:
     world = fleet()
     world.set_entry(suspend=True)
-    at_rest = world.run(5).status
+    at_rest = world.run(suspension.COUNTING_SECONDS).status
     assert world.run(5).status == at_rest
+    assert world.plan.again is None
     assert set(world.plan.poll_seconds.values()) == {15.0}
+
+
+def test_what_a_model_had_served_is_asked_for_when_it_is_suspended() -> None:
+    world = fleet()
+    world.set_entry(suspend=True)
+    world.run(5)
+    assert (world.plan.watch_gateways, world.plan.again) == (True, 1.0)
 
 
 def test_a_rollout_stands_still_while_the_spec_suspends_it() -> None:
