@@ -85,6 +85,15 @@ def make_pool(
     return PoolView(**fields | overrides)
 
 
+def suspended(**fields: Any) -> PoolView:
+    """A pool of which all is suspended; `fields` are further ones of its entry."""
+    return make_pool(entry={"suspended": True, **fields})
+
+
+BOTH = (make_model(), make_model("shapes-2"))
+"""The ImageModels shapes-1 and shapes-2."""
+
+
 def make_settings(**env: str) -> Settings:
     return read_settings(
         {
@@ -170,6 +179,22 @@ def sends(*events: bytes) -> Answer:
             await stream.write(sent)
 
     return streams(script)
+
+
+class Busy:
+    """A worker's answer that never comes; knows when it was asked for and when it was called off."""
+
+    def __init__(self) -> None:
+        self.started, self.cancelled = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, _: dict[str, Any]) -> web.StreamResponse:
+        self.started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        raise AssertionError
 
 
 @dataclass
