@@ -414,3 +414,55 @@ def test_the_last_ten_endings_are_kept_the_latest_last() -> None:
         world.run(5)
     assert len(world.endings) == 10
     assert world.status["history"][-1]["to"] == "a"
+
+
+def burning() -> Fleet:
+    """A rollout that is held in a pause of 30 s because the error budget burns."""
+    world = rolling(SetWeight(50), Pause(30), slo=Slo(success_rate=0.99), spec=AnalysisSpec({}), room=2).run(
+        5
+    )
+    world.kinds["a"] = world.kinds["b"] = Behaviour(errors=0.1)
+    world.run(15)
+    assert world.rollout["reason"] == "BurningErrorBudget"
+    world.kinds["a"] = world.kinds["b"] = Behaviour()
+    return world
+
+
+def test_while_gateways_do_not_answer_a_rollout_stays_held() -> None:
+    world = burning()
+    world.gateways = False
+    world.run(10, seconds=100)
+    assert (world.rollout["reason"], world.endings) == ("BurningErrorBudget", [])
+
+
+def test_a_step_that_was_held_begins_anew() -> None:
+    world = burning()
+    while world.rollout["reason"] == "BurningErrorBudget":
+        world.tick()
+    world.run(25)
+    assert (world.rollout["reason"], world.endings) == ("PauseStep", [])
+    assert world.run(10).endings == ["Promoted"]
+
+
+def test_a_pause_is_not_under_the_deadline() -> None:
+    world = rolling(SetWeight(10), Pause(), room=2).run(100, seconds=60)
+    assert (world.rollout["reason"], world.endings) == ("PauseStep", [])
+
+
+def test_counting_the_stable_model_is_not_under_the_deadline() -> None:
+    spec = AnalysisSpec(max_wait_seconds=5000)
+    world = rolling(SetWeight(10), Analyze(), spec=spec, workers=1)
+    world.rate = 0
+    world.run(100, seconds=10)
+    assert (world.rollout["reason"], world.endings) == ("CollectingFigures", [])
+
+
+def test_a_worker_that_is_away_for_a_while_is_no_reason_to_swap_the_other() -> None:
+    world = fleet(SetWeight(10), Pause())
+    lost = world.workers.pop()
+    world.set_entry(model="b")
+    world.run(20)
+    assert (world.rollout["allAtOnce"], world.traffic) == (False, {"a": 100})
+    world.workers.append(lost)
+    world.run(10)
+    assert (world.rollout["allAtOnce"], world.traffic) == (False, {"a": 90, "b": 10})
