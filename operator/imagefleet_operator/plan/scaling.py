@@ -1,0 +1,197 @@
+"""How many workers a pool needs, from its demand in GPU-seconds.
+
+One worker does one GPU-second of work a second. So the rate at which work arrives is the number of workers that it keeps
+busy, and work that waits is what they are behind by.
+
+    needed = rate / target utilization + caution x deviation + surplus / drain seconds
+    surplus = work left + rate x lead - what the workers there are do within the lead
+
+``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws. ``caution``
+is learned from how many requests started late: it rises by STEP for each late one and falls by STEP x the allowed share for
+every one, so that in the long run the share that is allowed is what there is, whatever the load is like (adaptive
+conformal inference: Gibbs and Candès 2021).
+
+A worker goes when it is not needed and was idle for as long as it would take to start again: then holding it has cost
+no more than twice what the best decision in hindsight would have (ski rental: Karlin et al. 1988). It never goes while
+it works, nor that soon after others were started.
+
+Worked example: work arrives at 4 GPU-seconds a second with a deviation of 1.5, caution is 2, the target utilization
+0.8, and nothing waits: 4 / 0.8 + 2 x 1.5 = 8 workers. With 5 ready workers, 60 s of lead, and 330 s of work left, the
+surplus is 330 + 240 - 300 = 270 s; over a drain time of 90 s that makes 3 more: 11.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from imagefleet_operator.plan.behavior import Behavior, Past, limited
+from imagefleet_operator.plan.forecast import Forecast
+
+STEP = 0.05
+"""Caution for one late request: twenty of them, a bad burst, are one deviation more."""
+MARGIN = 0.9
+"""Of the late requests that the objective allows, what is aimed at; the rest is for what nobody could foresee."""
+CAUTION_FIRST = 2.5
+"""Before anything was learned: a normal quantile of 99.4 %."""
+CAUTION_MOST = 4.0
+"""Caution beyond this buys nothing: what is late then came faster than a worker starts."""
+STALE_SECONDS = 60.0
+"""Age at which figures of gateways and workers say nothing of now."""
+
+METRICS_ABSENT = "MetricsAbsent"
+"""No gateway or worker has said anything yet: no opinion."""
+METRICS_STALE = "MetricsStale"
+"""What they said last is too old: no opinion."""
+BACKLOG = "Backlog"
+"""More workers: those there are would not catch up in time."""
+DEMAND = "Demand"
+"""More workers: more work arrives, or is expected."""
+IDLE = "Idle"
+"""Fewer workers: some have been idle for long."""
+STEADY = "Steady"
+"""Neither more are needed nor can any go."""
+BOUNDED = "Bounded"
+"""``minReplicas`` or ``maxReplicas`` decides."""
+LIMITED = "BehaviorLimited"
+"""``behavior`` allows less of a change than wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingSpec:
+    """``spec.scaling`` of a pool, with what is known of its workers."""
+
+    min_replicas: int = 1
+    max_replicas: int = 100
+    target_utilization: float = 0.9
+    wait_seconds: float = 30.0
+    """A request is in time where it starts this soon after its arrival."""
+    objective: float = 0.99
+    """Share of the requests that is to be in time."""
+    start_seconds: float = 60.0
+    """From a decision until a worker is ready."""
+    load_seconds: float = 3.0
+    """From then until its first model is loaded."""
+    behavior: Behavior = field(default_factory=Behavior)
+
+    @property
+    def lead(self) -> float:
+        """From a decision until a worker draws."""
+        return self.start_seconds + self.load_seconds
+
+    @property
+    def drain_seconds(self) -> float:
+        """Within which new workers are to catch up. Less than a start's worth of work is not worth a start."""
+        return self.wait_seconds + self.lead
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What gateways and workers report of a pool, estimates in GPU-seconds."""
+
+    work_left: float
+    """Of queued and running requests, and of loads that requests wait for."""
+    ready: int
+    starting: tuple[float, ...] = ()
+    """Of each worker that starts: seconds until it draws."""
+    idle: tuple[float, ...] = ()
+    """Of each ready worker without work: for how long, in seconds."""
+    started: int = 0
+    """Requests that began since the last decision; and how many of them were ``late``."""
+    late: int = 0
+    age: float | None = 0.0
+    """Seconds since these were true. None: nobody has said anything."""
+
+    @property
+    def replicas(self) -> int:
+        """Workers that there are or will be."""
+        return self.ready + len(self.starting)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one decision leaves to the next."""
+
+    caution: float = CAUTION_FIRST
+    raised_at: float = -math.inf
+    """When workers were added last."""
+    past: Past = field(default_factory=Past)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The outcome. ``replicas`` is None where there is no opinion: leave them as they are."""
+
+    replicas: int | None
+    reason: str
+    message: str
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What it follows from, for ``status.scaling``."""
+
+
+def decide(
+    spec: ScalingSpec, inputs: Inputs, forecast: Forecast, memory: Memory, now: float
+) -> tuple[Decision, Memory]:
+    """How many workers there should be. ``now`` in seconds; see the module for the formula."""
+    if inputs.age is None:
+        return Decision(None, METRICS_ABSENT, "No gateway or worker has reported yet."), memory
+    if inputs.age > STALE_SECONDS:
+        message = f"The last reports are {inputs.age:.0f} s old, more than {STALE_SECONDS:.0f} s."
+        return Decision(None, METRICS_STALE, message), memory
+    memory = replace(memory, caution=learned(spec, memory.caution, inputs))
+    standing = forecast.rate / spec.target_utilization + memory.caution * forecast.deviation
+    extra = surplus(spec, inputs, forecast) / spec.drain_seconds
+    needed = round(standing + extra)
+    wanted, reason = _hysteresis(spec, inputs, needed, extra, memory, now)
+    bounded = min(max(wanted, spec.min_replicas), spec.max_replicas)
+    allowed, past = limited(spec.behavior, memory.past, bounded, inputs.replicas, now)
+    # Limits slow a change down, but bounds are a promise.
+    allowed = min(max(allowed, spec.min_replicas), spec.max_replicas)
+    if allowed != wanted:
+        reason = BOUNDED if allowed == bounded else LIMITED
+    figures = {
+        "rate": forecast.rate,
+        "deviation": forecast.deviation,
+        "caution": memory.caution,
+        "workLeft": inputs.work_left,
+        "needed": needed,
+        "ready": inputs.ready,
+        "starting": len(inputs.starting),
+    }
+    raised = now if allowed > inputs.replicas else memory.raised_at
+    decision = Decision(allowed, reason, _message(inputs, forecast, needed, allowed), figures)
+    return decision, replace(memory, raised_at=raised, past=past)
+
+
+def learned(spec: ScalingSpec, caution: float, inputs: Inputs) -> float:
+    """The caution after what was seen. Example: with an objective of 0.99, one late of 25 requests: 3 becomes
+    3 + 0.02 x (1 - 0.8 x 0.01 x 25) = 3.016."""
+    allowed = MARGIN * (1 - spec.objective) * inputs.started
+    return min(max(caution + STEP * (inputs.late - allowed), 0.0), CAUTION_MOST)
+
+
+def surplus(spec: ScalingSpec, inputs: Inputs, forecast: Forecast) -> float:
+    """GPU-seconds of work that will be left when a worker that is started now draws; at least 0."""
+    lead = spec.lead
+    done = inputs.ready * lead + sum(max(0.0, lead - soon) for soon in inputs.starting)
+    return max(0.0, inputs.work_left + forecast.rate * lead - done)
+
+
+def _hysteresis(
+    spec: ScalingSpec, inputs: Inputs, needed: int, extra: float, memory: Memory, now: float
+) -> tuple[int, str]:
+    have = inputs.replicas
+    if needed > have:
+        return needed, BACKLOG if extra >= 1 else DEMAND
+    if now - memory.raised_at < spec.lead:
+        return have, STEADY
+    can_go = sum(seconds >= spec.lead for seconds in inputs.idle)
+    fewer = max(needed, have - can_go)
+    return fewer, IDLE if fewer < have else STEADY
+
+
+def _message(inputs: Inputs, forecast: Forecast, needed: int, allowed: int) -> str:
+    change = "keep" if allowed == inputs.replicas else f"{inputs.replicas} to"
+    return (
+        f"{change} {allowed} workers: {needed} needed for {forecast.rate:.2f} GPU-seconds a second expected"
+        f" (deviation {forecast.deviation:.2f}) and {inputs.work_left:.0f} s of work left."
+    )
