@@ -16,6 +16,7 @@ from imagefleet_operator.plan.rollout_types import (
     OnUnsafe,
     Pause,
     RolloutSpec,
+    RolloutStep,
     SetWeight,
     Shadow,
     Slo,
@@ -50,15 +51,30 @@ class AnyRollout(RuleBasedStateMachine):
         room=st.integers(1, 2),
         copies=st.integers(0, 3),
         slo=st.sampled_from((Slo(), SLO)),
+        steps=steps_strategy,
+        ticks=st.integers(0, 12),
     )
-    def begin(self, workers: int, room: int, copies: int, slo: Slo) -> None:
+    def begin(
+        self, workers: int, room: int, copies: int, slo: Slo, steps: tuple[RolloutStep, ...], ticks: int
+    ) -> None:
+        """A rollout somewhere on its way."""
         entry = PoolModel("shapes", "a", min_resident=copies, slo=slo)
         self.world = Fleet(entry, workers=workers, room=room, **{m: Behaviour() for m in MODELS})
         self.world.run(4)
+        self.change_the_steps(steps)
+        self.world.set_entry(model="b")
+        self.world.run(ticks)
+        self.look()
+
+    @rule(name=st.sampled_from(MODELS))
+    def engines_crash(self, name: str) -> None:
+        for worker in self.world.workers:
+            worker.states.pop(name, None)
+        self.look()
 
     @rule(steps=steps_strategy)
-    def change_the_steps(self, steps: tuple[object, ...]) -> None:
-        spec = RolloutSpec(steps, AnalysisSpec(min_requests=20, max_wait_seconds=30))  # type: ignore[arg-type]
+    def change_the_steps(self, steps: tuple[RolloutStep, ...]) -> None:
+        spec = RolloutSpec(steps, AnalysisSpec(min_requests=20, max_wait_seconds=30))
         self.world.set_entry(rollout=spec)
         self.look()
 
@@ -213,6 +229,6 @@ class AnyRollout(RuleBasedStateMachine):
 
 
 AnyRollout.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyRollout = AnyRollout.TestCase
