@@ -31,17 +31,29 @@ def experiment(state: EntryState, view: View, left_out: Collection[str]) -> Entr
 
 def _stand(spec: Experiment, trial: Trial, state: EntryState, view: View, left_out: Collection[str]) -> Trial:
     if trial.phase == "Waiting":
-        waits = _waits(spec, state, view, left_out)
+        waits = _homeless(spec, view, left_out) or _waits(spec, state, view)
         if waits:
             return replace(trial, message=truncated(waits))
-        trial = replace(trial, phase="Running", started_at=view.now, message="")
+        trial = replace(trial, phase="Running", started_at=trial.started_at or view.now, message="")
     ends_at = 0.0 if spec.seconds is None else trial.started_at + spec.seconds
     if ends_at and view.now >= ends_at:
         return replace(trial, phase="Ended", ends_at=ends_at, message="Its time is over.")
+    evicted = _homeless(spec, view, left_out)
+    if evicted:  # said before workers drop the model: its requests leave first
+        return replace(trial, phase="Waiting", message=truncated(evicted))
     return replace(trial, phase="Running", ends_at=ends_at, message="", arms=_arms(spec, trial, state, view))
 
 
-def _waits(spec: Experiment, state: EntryState, view: View, left_out: Collection[str]) -> str:
+def _homeless(spec: Experiment, view: View, left_out: Collection[str]) -> str:
+    """Why no worker is to hold one of its models; empty where each has a place."""
+    for model, _ in spec.arms:
+        if model in left_out:
+            unusable = view.unusable(model)
+            return unusable.message if unusable else f"No worker has room for {model}."
+    return ""
+
+
+def _waits(spec: Experiment, state: EntryState, view: View) -> str:
     """What it waits for; empty where nothing is in its way. Its shares are taken from the main model, which is to be
     there first."""
     if view.halted:
@@ -51,8 +63,7 @@ def _waits(spec: Experiment, state: EntryState, view: View, left_out: Collection
         if unusable is not None:
             return unusable.message
         if not view.resident(model):
-            no_room = f"No worker has room for {model}." if model in left_out else ""
-            return no_room or view.trouble(model) or f"Loading {model}."
+            return view.trouble(model) or f"Loading {model}."
     return ""
 
 
