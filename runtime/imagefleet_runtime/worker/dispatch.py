@@ -172,7 +172,7 @@ class Dispatcher:
         model, batch, now = parts[0].job.model, len(step.done), time.monotonic()
         model.steps.observe(step.width, step.height, batch, step.seconds)
         self._metrics.stepped(model.name, batch, step.seconds)
-        slowdown = model.steps.slowdown(step.width, step.height, batch)
+        slowdown = model.steps.undisturbed_slowdown(step.width, step.height, batch)
         for part in parts:
             assert part.id is not None, "it is being drawn"
             part.done, part.heard = step.done[part.id], now

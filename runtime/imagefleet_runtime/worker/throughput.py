@@ -39,6 +39,7 @@ class StepTimes:
             curve = {batch: seconds for batch, seconds in sorted(profile.step_seconds) if usable(seconds)}
             if 1 in curve:
                 self._measured[profile.width, profile.height] = curve
+        self._least = {size: dict(curve) for size, curve in self._measured.items()}
         # The batches that the best one is chosen from. Steps of those between refine the slowdown alone: three against
         # four would have to gain as much as two against four.
         self._ladders = {size: tuple(curve) for size, curve in self._measured.items()}
@@ -48,6 +49,8 @@ class StepTimes:
     def observe(self, width: int, height: int, batch: int, seconds: float) -> None:
         """A step of ``batch`` pictures took ``seconds``."""
         size = (width, height)
+        if size in self._least and usable(seconds):
+            self._least[size][batch] = min(seconds, self._least[size].get(batch, seconds))
         curve = self._measured.get(size)
         if curve is None:
             curve = self._met.setdefault(size, {})
@@ -71,18 +74,28 @@ class StepTimes:
         if batch == 1:
             return 1.0
         size = (width, height)
-        if size in self._measured:
-            return _slowdown(self._measured[size], batch, 1.0)
         met = self._met.get(size, {})
         if 1 in met and batch in met:
             return max(met[batch] / met[1], 1.0)
-        near = self._nearest(width * height)
+        return self._nearest_slowdown(self._measured, size, batch)
+
+    def undisturbed_slowdown(self, width: int, height: int, batch: int) -> float:
+        """The same by the shortest steps of each batch since the model was loaded.
+
+        A model is often loaded beside one that draws, and what was measured then is not to be compared with what is
+        drawn later. Other work on the device only ever adds to a step's time: the shortest ones are of like conditions.
+        """
+        return 1.0 if batch == 1 else self._nearest_slowdown(self._least, (width, height), batch)
+
+    def _nearest_slowdown(self, curves: Mapping[Size, Curve], size: Size, batch: int) -> float:
+        pixels = size[0] * size[1]
+        near = size if size in curves else self._nearest(pixels)
         if near is None:
             return float(batch)
         # A smaller picture gains at least as much from company as a larger one. A larger one fills the device as so
         # many pictures of the measured size do.
-        scale = max(width * height / (near[0] * near[1]), 1.0)
-        return _slowdown(self._measured[near], batch, scale)
+        scale = 1.0 if near == size else max(pixels / (near[0] * near[1]), 1.0)
+        return _slowdown(curves[near], batch, scale)
 
     def gain(self, width: int, height: int, batch: int) -> float:
         """Pictures a second, as a multiple of one at a time."""

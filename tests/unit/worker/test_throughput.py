@@ -92,6 +92,14 @@ def _drawn_at_full_load(known: StepTimes, seconds: Curve, reports: int) -> list[
     return batches
 
 
+def test_company_is_judged_by_the_shortest_steps() -> None:
+    loaded_beside_another_model = times({1: 0.2, 2: 0.21})
+    for batch, seconds in ((1, 0.1), (2, 0.15), (1, 0.4), (2, 0.3)):
+        loaded_beside_another_model.observe(512, 512, batch, seconds)
+    assert loaded_beside_another_model.undisturbed_slowdown(512, 512, 2) == pytest.approx(1.5)
+    assert loaded_beside_another_model.undisturbed_slowdown(512, 512, 1) == 1.0
+
+
 def test_a_batch_that_was_measured_badly_at_load_is_found_out() -> None:
     truth = {1: 0.10, 2: 0.12, 4: 0.16, 8: 0.24}
     known = times({1: 0.10, 2: 0.12, 4: 0.50, 8: 0.90})
