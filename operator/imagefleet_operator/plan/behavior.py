@@ -42,8 +42,8 @@ class Behavior:
 
 
 KUBERNETES = Behavior(
-    Rules(0.0, (Limit("Percent", 100, 15), Limit("Pods", 4, 15)), tolerance=0.1),
-    Rules(300.0, (Limit("Percent", 100, 15),), tolerance=0.1),
+    Rules(0.0, (Limit("Percent", 100, 15), Limit("Pods", 4, 15))),
+    Rules(300.0, (Limit("Percent", 100, 15),)),
 )
 """The defaults of a HorizontalPodAutoscaler."""
 

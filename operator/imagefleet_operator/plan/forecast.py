@@ -2,8 +2,8 @@
 
 Four guesses of the rate (GPU-seconds a second, which is the number of busy workers): the mean of a fast window, of a
 slow one, of the same time of day before, and of the same time of week before. The forecast is a weighted sum of them, with
-the weights that would have been best lately (recursive least squares with forgetting: Ljung 1999, *System Identification*,
-section 11.2). So a steady load is forecast by its slow mean, and a restless one follows its fast one, without a person's
+the weights that would have been best lately (least squares with forgetting: Ljung 1999, *System Identification*, section
+11.2). So a steady load is forecast by its slow mean, and a restless one follows its fast one, without a person's
 doing. What the forecast missed gives its spread: a multiple of the square root of the rate, since work that arrives at
 random spreads so.
 """
@@ -20,14 +20,14 @@ RECENT = 0.5
 """Weight of the last day (week) in the daily (weekly) pattern against all before."""
 MEMORY_SECONDS = 7_200.0
 """How long a guess' errors count: the weights follow within two hours."""
+FIRST = (0.5, 0.5, 0.0, 0.0)
+"""Weights before anything was learned. Patterns have to prove themselves."""
 TRUST = 50.0
-"""How much the weights before anything was learned count, in squared busy workers: a minute's worth at one worker."""
-SPREAD_SECONDS = 3_600.0
-"""How long misses of the forecast count for its spread."""
-QUIET = 0.5
+"""How much FIRST counts, in outcomes at a rate of one busy worker: some minutes' worth."""
+SPREAD_SECONDS = 10_800.0
+"""How long misses of the forecast count for its spread: bursts come a few times in that."""
+QUIET = 1.0
 """Busy workers. Added to the rate for the spread: the next caller comes unannounced, however quiet it is."""
-SMALL = 5.0
-"""The least that what was learned counts, as TRUST."""
 SPREAD_BEFORE = 1.0
 """Variance over rate, in GPU-seconds a second, before anything was learned: that of single requests of 60 s at random in
 a minute. What was learned outweighs it after SPREAD_SECONDS / 50."""
@@ -41,7 +41,7 @@ class Forecast:
     rate: float
     deviation: float
     guesses: tuple[float, ...]
-    """Fast, slow, daily, weekly; those that nothing is known for yet are left out from the end."""
+    """Fast, slow, daily, weekly; 0 where nothing is known."""
 
 
 @dataclass(slots=True)
@@ -79,33 +79,47 @@ class _Pattern:
 
 
 class _Weights:
-    """Weights of guesses by recursive least squares. Unknown guesses are 0 and leave their weight as it is."""
+    """Weights of guesses by least squares over what was lately. What was long ago fades, back towards FIRST."""
 
-    def __init__(self, first: Sequence[float]) -> None:
-        self.values = list(first)
-        size = len(first)
-        self._inverse = [[1 / TRUST if i == k else 0.0 for k in range(size)] for i in range(size)]
+    def __init__(self) -> None:
+        size = len(FIRST)
+        self.values = list(FIRST)
+        self._products = [[0.0] * size for _ in range(size)]
+        self._with_outcome = [0.0] * size
 
     def sum(self, guesses: Sequence[float]) -> float:
         """The forecast, at least 0."""
-        return max(0.0, sum(w * g for w, g in zip(self.values, guesses, strict=False)))
+        return max(0.0, sum(w * g for w, g in zip(self.values, guesses, strict=True)))
 
     def learn(self, guesses: Sequence[float], came: float, forget: float) -> None:
         """Take over one outcome; what came before counts ``forget`` (0 to 1) as much.
 
         The outcome counts by 1 / rate, as its variance grows with the rate.
         """
+        weight = 1 / (QUIET + sum(guesses) / len(guesses))
         known = range(len(guesses))
-        keep = forget * (QUIET + sum(guesses) / len(guesses))
-        gain = [sum(self._inverse[i][k] * guesses[k] for k in known) for i in known]
-        scale = keep + sum(g * x for g, x in zip(gain, guesses, strict=True))
-        missed = came - sum(self.values[i] * guesses[i] for i in known)
         for i in known:
-            self.values[i] += gain[i] / scale * missed
+            row = self._products[i]
+            self._with_outcome[i] = forget * self._with_outcome[i] + weight * guesses[i] * came
             for k in known:
-                self._inverse[i][k] = (self._inverse[i][k] - gain[i] * gain[k] / scale) / forget
-            # Without news uncertainty would grow without bound, and the next news would overturn everything.
-            self._inverse[i][i] = min(self._inverse[i][i], 1 / SMALL)
+                row[k] = forget * row[k] + weight * guesses[i] * guesses[k]
+        matrix = [[*row, t] for row, t in zip(self._products, self._with_outcome, strict=True)]
+        for i in known:
+            matrix[i][i] += TRUST
+            matrix[i][-1] += TRUST * FIRST[i]
+        self.values = _solved(matrix)
+
+
+def _solved(matrix: list[list[float]]) -> list[float]:
+    """Gauss and Jordan. No pivoting: with TRUST on its diagonal the matrix is positive definite."""
+    size = len(matrix)
+    for i in range(size):
+        pivot = matrix[i][i]
+        matrix[i] = [x / pivot for x in matrix[i]]
+        for k in range(size):
+            if k != i and (factor := matrix[k][i]):
+                matrix[k] = [x - factor * y for x, y in zip(matrix[k], matrix[i], strict=True)]
+    return [row[-1] for row in matrix]
 
 
 class Forecaster:
@@ -120,9 +134,9 @@ class Forecaster:
         self._sums: list[float] = []
         self._patterns = (_Pattern(day, PHASES), _Pattern(7 * day, 7 * PHASES))
         self._made: deque[tuple[float, Forecast]] = deque()
-        self._weights = {2 + k: _Weights([1 / (2 + k)] * (2 + k)) for k in range(1 + len(self._patterns))}
+        self._weights = _Weights()
         self._missed, self._level = SPREAD_BEFORE * PRIOR, PRIOR
-        self.last = Forecast(0.0, math.sqrt(SPREAD_BEFORE * QUIET), (0.0, 0.0))
+        self.last = Forecast(0.0, math.sqrt(SPREAD_BEFORE * QUIET), (0.0,) * len(FIRST))
 
     def observe(self, now: float, seconds: float) -> Forecast:
         """Take over the work that arrived since the last time, and look ahead."""
@@ -146,12 +160,8 @@ class Forecaster:
 
     def _look(self, now: float) -> Forecast:
         guesses = [self.rate(self.fast), self.rate(self.slow)]
-        for pattern in self._patterns:
-            known = pattern.at(now + self.lead)
-            if known is None:
-                break
-            guesses.append(known)
-        rate = self._weights[len(guesses)].sum(guesses)
+        guesses += [pattern.at(now + self.lead) or 0.0 for pattern in self._patterns]
+        rate = self._weights.sum(guesses)
         spread = self._missed / self._level
         return Forecast(rate, math.sqrt(spread * (rate + QUIET)), tuple(guesses))
 
@@ -164,7 +174,7 @@ class Forecaster:
             return
         came = self.rate(self.lead)
         forget = math.exp(-step / MEMORY_SECONDS)
-        self._weights[len(due.guesses)].learn(due.guesses, came, forget)
+        self._weights.learn(due.guesses, came, forget)
         share = min(1.0, step / SPREAD_SECONDS)
         level = due.rate + QUIET
         self._missed += share * ((due.rate - came) ** 2 + SPREAD_BEFORE * PRIOR - self._missed)

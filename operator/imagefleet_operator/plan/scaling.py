@@ -3,7 +3,7 @@
 One worker does one GPU-second of work a second. So the rate at which work arrives is the number of workers that it keeps
 busy, and work that waits is what they are behind by.
 
-    needed = rate / target utilization + caution x deviation + surplus / drain seconds
+    needed = max(rate / target utilization, rate + caution x deviation) + surplus / lead
     surplus = work left + rate x lead - what the workers there are do within the lead
 
 ``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws. ``caution``
@@ -16,8 +16,8 @@ no more than twice what the best decision in hindsight would have (ski rental: K
 it works, nor that soon after others were started.
 
 Worked example: work arrives at 4 GPU-seconds a second with a deviation of 1.5, caution is 2, the target utilization
-0.8, and nothing waits: 4 / 0.8 + 2 x 1.5 = 8 workers. With 5 ready workers, 60 s of lead, and 330 s of work left, the
-surplus is 330 + 240 - 300 = 270 s; over a drain time of 90 s that makes 3 more: 11.
+0.8, and nothing waits: max(4 / 0.8, 4 + 2 x 1.5) = 7 workers. With 5 ready workers, 60 s of lead, and 240 s of work left, the
+surplus is 240 + 240 - 300 = 180 s; that makes 180 / 60 = 3 more: 10.
 """
 
 import math
@@ -29,8 +29,8 @@ from imagefleet_operator.plan.forecast import Forecast
 
 STEP = 0.05
 """Caution for one late request: twenty of them, a bad burst, are one deviation more."""
-MARGIN = 0.9
-"""Of the late requests that the objective allows, what is aimed at; the rest is for what nobody could foresee."""
+FINE = 0.5
+"""Work left on each worker that is no reason for more of them, as a share of the wait: what runs, mostly."""
 CAUTION_FIRST = 2.5
 """Before anything was learned: a normal quantile of 99.4 %."""
 CAUTION_MOST = 4.0
@@ -77,11 +77,6 @@ class ScalingSpec:
     def lead(self) -> float:
         """From a decision until a worker draws."""
         return self.start_seconds + self.load_seconds
-
-    @property
-    def drain_seconds(self) -> float:
-        """Within which new workers are to catch up. Less than a start's worth of work is not worth a start."""
-        return self.wait_seconds + self.lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +133,9 @@ def decide(
         message = f"The last reports are {inputs.age:.0f} s old, more than {STALE_SECONDS:.0f} s."
         return Decision(None, METRICS_STALE, message), memory
     memory = replace(memory, caution=learned(spec, memory.caution, inputs))
-    standing = forecast.rate / spec.target_utilization + memory.caution * forecast.deviation
-    extra = surplus(spec, inputs, forecast) / spec.drain_seconds
+    cautious = forecast.rate + memory.caution * forecast.deviation
+    standing = max(forecast.rate / spec.target_utilization, cautious)
+    extra = surplus(spec, inputs, forecast) / spec.lead
     needed = round(standing + extra)
     wanted, reason = _hysteresis(spec, inputs, needed, extra, memory, now)
     bounded = min(max(wanted, spec.min_replicas), spec.max_replicas)
@@ -164,15 +160,15 @@ def decide(
 
 def learned(spec: ScalingSpec, caution: float, inputs: Inputs) -> float:
     """The caution after what was seen. Example: with an objective of 0.99, one late of 25 requests: 3 becomes
-    3 + 0.02 x (1 - 0.8 x 0.01 x 25) = 3.016."""
-    allowed = MARGIN * (1 - spec.objective) * inputs.started
+    3 + 0.05 x (1 - 0.01 x 25) = 3.0375."""
+    allowed = (1 - spec.objective) * inputs.started
     return min(max(caution + STEP * (inputs.late - allowed), 0.0), CAUTION_MOST)
 
 
 def surplus(spec: ScalingSpec, inputs: Inputs, forecast: Forecast) -> float:
     """GPU-seconds of work that will be left when a worker that is started now draws; at least 0."""
     lead = spec.lead
-    done = inputs.ready * lead + sum(max(0.0, lead - soon) for soon in inputs.starting)
+    done = inputs.ready * (lead + spec.wait_seconds * FINE) + sum(max(0.0, lead - soon) for soon in inputs.starting)
     return max(0.0, inputs.work_left + forecast.rate * lead - done)
 
 

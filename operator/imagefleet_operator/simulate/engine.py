@@ -37,32 +37,41 @@ class _Run:
         self.central = world.queue != "worker"
         self.queued_seconds, self.queued = 0.0, 0
         self.arrived_seconds, self.arrived, self.started, self.late = 0.0, 0, 0, 0
-        self.last_arrival = 0.0
+        self.active_at = 0.0
 
     # Events
 
     def run(self) -> Outcome:
         """All requests, in order of time; ends when the last one is done."""
         trace, events = self.trace, self.events
-        at, left = 0, len(trace)
-        self._push(trace[0].arrival - trace[0].arrival % self.policy.interval if trace else 0.0, None)
-        while left or self.busy:
-            if at < len(trace) and (not events or trace[at].arrival <= events[0][0]):
-                self._arrive(at, trace[at].arrival)
-                at, left = at + 1, left - 1
+        begin = trace[0].arrival if self.world.begin is None else self.world.begin
+        self._push(begin - begin % self.policy.interval, None)
+        at = 0
+        while True:
+            coming = trace[at].arrival if at < len(trace) else inf
+            if coming <= events[0][0]:
+                self._arrive(at, coming)
+                at += 1
                 continue
             now, _, worker = heapq.heappop(events)
             self.out.end = now
-            if worker is None:
-                self._tick(now)
-                self._push(self._next_tick(now, trace[at].arrival if at < len(trace) else now), None)
-            elif not worker.ready:
-                self._ready(worker, now)
+            if worker is not None:
+                self._happens(worker, now)
+            elif at == len(trace) and not self.busy and now >= (self.world.end or 0.0):
+                break
             else:
-                self._done(worker, now)
+                self._tick(now)
+                self._push(self._next_tick(now, min(coming, self.world.end or coming)), None)
         for worker in list(self.workers):
             self._remove(worker, self.out.end)
         return self.out
+
+    def _happens(self, worker: Worker, now: float) -> None:
+        self.active_at = now
+        if worker.ready:
+            self._done(worker, now)
+        else:
+            self._ready(worker, now)
 
     @property
     def busy(self) -> bool:
@@ -71,16 +80,16 @@ class _Run:
     def _push(self, time: float, worker: Worker | None) -> None:
         heapq.heappush(self.events, (time, next(self.ties), worker))
 
-    def _next_tick(self, now: float, arrival: float) -> float:
+    def _next_tick(self, now: float, until: float) -> float:
         """Looks that cannot change anything are left out: a policy that has forgotten all decides as before."""
         step = self.policy.interval
-        settled = now - self.last_arrival > self.policy.memory_seconds and len(self.events) == 0
-        if settled and arrival > now + step and not self.queued:
-            return now + step * max(1, (arrival - now) // step)
+        settled = now - self.active_at > self.policy.memory_seconds and not self.events and not self.queued
+        if settled and now + step < until < inf:
+            return now + step * max(1, (until - now) // step)
         return now + step
 
     def _arrive(self, i: int, now: float) -> None:
-        self.last_arrival = now
+        self.active_at = now
         self.arrived += 1
         self.arrived_seconds += self.estimate[i]
         self._note_demand(self.trace[i].model, self.estimate[i], now)

@@ -22,7 +22,7 @@ class World:
     In a pod that has only just begun, 22.7 s."""
     load_seconds: float = 3.0
     """Each further load there."""
-    resident: int = 4
+    resident: int = 8
     """Models that a worker can hold at once."""
     wait_seconds: float = 30.0
     """A request is in time where drawing starts this soon after its arrival."""
@@ -30,6 +30,10 @@ class World:
     """Standard deviation of ln(estimated / true cost)."""
     queue: Queue = "gateway"
     seed: int = 0
+    begin: float | None = None
+    """When the pool is there first; None: with its first request."""
+    end: float | None = None
+    """Until when it is there at least; None: until its last request is done."""
 
 
 @dataclass(slots=True)
