@@ -34,11 +34,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """Both directions. Ours have no limits unless a pool's spec sets some: a burst needs its workers at once, and scaling
-    down waits for workers that are idle."""
+    """Both directions. By default a burst gets its workers at once, and a worker goes when it was not needed for two
+    minutes: twice what it takes to start one."""
 
     scale_up: Rules = Rules()
-    scale_down: Rules = Rules()
+    scale_down: Rules = Rules(120.0)
 
 
 KUBERNETES = Behavior(
@@ -69,7 +69,9 @@ def limited(behavior: Behavior, past: Past, wanted: int, current: int, now: floa
     allowed = _allowed(behavior, past.changes, stable, current, now)
     changes = past.changes if allowed == current else (*past.changes, (now, allowed - current))
     keep = max(r.stabilization_window_seconds for r in (behavior.scale_up, behavior.scale_down))
-    period = max((p.period_seconds for r in (behavior.scale_up, behavior.scale_down) for p in r.policies), default=0)
+    period = max(
+        (p.period_seconds for r in (behavior.scale_up, behavior.scale_down) for p in r.policies), default=0
+    )
     return allowed, Past(
         tuple(w for w in recent if w[0] > now - keep), tuple(c for c in changes if c[0] > now - period)
     )
@@ -108,9 +110,7 @@ def _allowed(
     return max(current, min(wanted, bound)) if up else min(current, max(wanted, bound))
 
 
-def _bound(
-    policy: Limit, changes: Sequence[tuple[float, int]], current: int, up: bool, now: float
-) -> int:
+def _bound(policy: Limit, changes: Sequence[tuple[float, int]], current: int, up: bool, now: float) -> int:
     """Replicas that one policy allows, counted from those that there were at the begin of its period."""
     since = [c for t, c in changes if t > now - policy.period_seconds]
     if up:

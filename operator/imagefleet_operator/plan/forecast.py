@@ -1,11 +1,11 @@
 """How much work will arrive while a worker starts, learned as it comes; nothing of the future is known.
 
 Four guesses of the rate (GPU-seconds a second, which is the number of busy workers): the mean of a fast window, of a
-slow one, of the same time of day before, and of the same time of week before. The forecast is a weighted sum of them, with
-the weights that would have been best lately (least squares with forgetting: Ljung 1999, *System Identification*, section
-11.2). So a steady load is forecast by its slow mean, and a restless one follows its fast one, without a person's
-doing. What the forecast missed gives its spread: a multiple of the square root of the rate, since work that arrives at
-random spreads so.
+slow one, of the same time of day before, and of the same time of week before. The forecast is a weighted sum of
+them, with the weights that would have been best lately (least squares with forgetting: Ljung 1999, *System
+Identification*, section 11.2). So a steady load is forecast by its slow mean, and a restless one follows its fast
+one, without a person's doing. What the forecast missed gives its spread: a multiple of the square root of the rate,
+since work that arrives at random spreads so.
 """
 
 import math
@@ -29,8 +29,8 @@ SPREAD_SECONDS = 10_800.0
 QUIET = 1.0
 """Busy workers. Added to the rate for the spread: the next caller comes unannounced, however quiet it is."""
 SPREAD_BEFORE = 1.0
-"""Variance over rate, in GPU-seconds a second, before anything was learned: that of single requests of 60 s at random in
-a minute. What was learned outweighs it after SPREAD_SECONDS / 50."""
+"""Variance over rate, in GPU-seconds a second, before anything was learned: that of single requests of 60 s at
+random in a minute. What was learned outweighs it after SPREAD_SECONDS / 50."""
 PRIOR = 0.02
 
 

@@ -1,38 +1,38 @@
 """How many workers a pool needs, from its demand in GPU-seconds.
 
-One worker does one GPU-second of work a second. So the rate at which work arrives is the number of workers that it keeps
-busy, and work that waits is what they are behind by.
+One worker does one GPU-second of work a second. So the rate at which work arrives is the number of workers that it
+keeps busy, and work that waits is what they are behind by.
 
     needed = max(rate / target utilization, rate + caution x deviation) + surplus / lead
     surplus = work left + rate x lead - what the workers there are do within the lead
 
-``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws. ``caution``
-is learned from how many requests started late: it rises by STEP for each late one and falls by STEP x the allowed share for
-every one, so that in the long run the share that is allowed is what there is, whatever the load is like (adaptive
-conformal inference: Gibbs and Candès 2021).
+``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws.
+``caution`` is learned from how many requests started late: it rises by STEP for each late one and falls by STEP x
+the allowed share for every one, so that in the long run the share that is allowed is what there is, whatever the
+load is like (adaptive conformal inference: Gibbs and Candès 2021).
 
-A worker goes when it is not needed and was idle for as long as it would take to start again: then holding it has cost
-no more than twice what the best decision in hindsight would have (ski rental: Karlin et al. 1988). It never goes while
-it works, nor that soon after others were started.
+A worker goes when more are there than were needed at any time of ``scaleDown``'s stabilization window, and it has no
+work. The window is two leads by default: a worker that is kept for what it would take to start it again, and once
+more, costs no more than some times what the best decision in hindsight would have (ski rental: Karlin et al. 1988),
+and every change of direction takes that long, so that the number cannot swing.
 
 Worked example: work arrives at 4 GPU-seconds a second with a deviation of 1.5, caution is 2, the target utilization
 0.8, and nothing waits: max(4 / 0.8, 4 + 2 x 1.5) = 7 workers. With 5 ready workers, 60 s of lead, and 240 s of work left, the
 surplus is 240 + 240 - 300 = 180 s; that makes 180 / 60 = 3 more: 10.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from imagefleet_operator.plan.behavior import Behavior, Past, limited
 from imagefleet_operator.plan.forecast import Forecast
 
-STEP = 0.05
-"""Caution for one late request: twenty of them, a bad burst, are one deviation more."""
+STEP = 0.1
+"""Caution for one late request: ten of them, a burst, are one deviation more."""
 FINE = 0.5
 """Work left on each worker that is no reason for more of them, as a share of the wait: what runs, mostly."""
-CAUTION_FIRST = 2.5
-"""Before anything was learned: a normal quantile of 99.4 %."""
+CAUTION_FIRST = 2.0
+"""Before anything was learned: a normal quantile of 98 %."""
 CAUTION_MOST = 4.0
 """Caution beyond this buys nothing: what is late then came faster than a worker starts."""
 STALE_SECONDS = 60.0
@@ -47,9 +47,9 @@ BACKLOG = "Backlog"
 DEMAND = "Demand"
 """More workers: more work arrives, or is expected."""
 IDLE = "Idle"
-"""Fewer workers: some have been idle for long."""
+"""Fewer workers: some have not been needed for long."""
 STEADY = "Steady"
-"""Neither more are needed nor can any go."""
+"""No more are needed, and none can go yet."""
 BOUNDED = "Bounded"
 """``minReplicas`` or ``maxReplicas`` decides."""
 LIMITED = "BehaviorLimited"
@@ -107,8 +107,6 @@ class Memory:
     """What one decision leaves to the next."""
 
     caution: float = CAUTION_FIRST
-    raised_at: float = -math.inf
-    """When workers were added last."""
     past: Past = field(default_factory=Past)
 
 
@@ -137,13 +135,11 @@ def decide(
     standing = max(forecast.rate / spec.target_utilization, cautious)
     extra = surplus(spec, inputs, forecast) / spec.lead
     needed = round(standing + extra)
-    wanted, reason = _hysteresis(spec, inputs, needed, extra, memory, now)
-    bounded = min(max(wanted, spec.min_replicas), spec.max_replicas)
+    bounded = _between(needed, spec)
     allowed, past = limited(spec.behavior, memory.past, bounded, inputs.replicas, now)
-    # Limits slow a change down, but bounds are a promise.
-    allowed = min(max(allowed, spec.min_replicas), spec.max_replicas)
-    if allowed != wanted:
-        reason = BOUNDED if allowed == bounded else LIMITED
+    # Those that work stay. The bounds are a promise, so they come last: above them even those that work drain and go.
+    at_work = inputs.replicas - len(inputs.idle) - len(inputs.starting)
+    replicas = _between(max(allowed, at_work) if allowed < inputs.replicas else allowed, spec)
     figures = {
         "rate": forecast.rate,
         "deviation": forecast.deviation,
@@ -153,14 +149,18 @@ def decide(
         "ready": inputs.ready,
         "starting": len(inputs.starting),
     }
-    raised = now if allowed > inputs.replicas else memory.raised_at
-    decision = Decision(allowed, reason, _message(inputs, forecast, needed, allowed), figures)
-    return decision, replace(memory, raised_at=raised, past=past)
+    reason = _reason(inputs, needed, bounded, replicas, extra)
+    message = _message(inputs, forecast, needed, replicas)
+    return Decision(replicas, reason, message, figures), replace(memory, past=past)
+
+
+def _between(replicas: int, spec: ScalingSpec) -> int:
+    return min(max(replicas, spec.min_replicas), spec.max_replicas)
 
 
 def learned(spec: ScalingSpec, caution: float, inputs: Inputs) -> float:
     """The caution after what was seen. Example: with an objective of 0.99, one late of 25 requests: 3 becomes
-    3 + 0.05 x (1 - 0.01 x 25) = 3.0375."""
+    3 + 0.1 x (1 - 0.01 x 25) = 3.075."""
     allowed = (1 - spec.objective) * inputs.started
     return min(max(caution + STEP * (inputs.late - allowed), 0.0), CAUTION_MOST)
 
@@ -168,21 +168,21 @@ def learned(spec: ScalingSpec, caution: float, inputs: Inputs) -> float:
 def surplus(spec: ScalingSpec, inputs: Inputs, forecast: Forecast) -> float:
     """GPU-seconds of work that will be left when a worker that is started now draws; at least 0."""
     lead = spec.lead
-    done = inputs.ready * (lead + spec.wait_seconds * FINE) + sum(max(0.0, lead - soon) for soon in inputs.starting)
+    done = inputs.ready * (lead + spec.wait_seconds * FINE) + sum(
+        max(0.0, lead - soon) for soon in inputs.starting
+    )
     return max(0.0, inputs.work_left + forecast.rate * lead - done)
 
 
-def _hysteresis(
-    spec: ScalingSpec, inputs: Inputs, needed: int, extra: float, memory: Memory, now: float
-) -> tuple[int, str]:
+def _reason(inputs: Inputs, needed: int, bounded: int, replicas: int, extra: float) -> str:
     have = inputs.replicas
-    if needed > have:
-        return needed, BACKLOG if extra >= 1 else DEMAND
-    if now - memory.raised_at < spec.lead:
-        return have, STEADY
-    can_go = sum(seconds >= spec.lead for seconds in inputs.idle)
-    fewer = max(needed, have - can_go)
-    return fewer, IDLE if fewer < have else STEADY
+    if bounded != needed and replicas == bounded:
+        return BOUNDED
+    if bounded > have and replicas < bounded:
+        return LIMITED
+    if replicas > have:
+        return BACKLOG if extra >= 1 else DEMAND
+    return IDLE if replicas < have else STEADY
 
 
 def _message(inputs: Inputs, forecast: Forecast, needed: int, allowed: int) -> str:

@@ -4,12 +4,13 @@ Give every second t of a worker that can draw a price y(t) >= 0, such that no wo
 
     for all s < e:  integral of y from s to e  <=  S + (e - s)
 
-S is what a worker is held before it can draw (start and first load). A worker that can draw from s to e holds S + (e -
-s), and earns the prices of the seconds in which it draws, at most the integral. So all workers together hold at least what
-all requests pay. A request of c seconds that starts in time pays at least the least integral of y over [x, x + c]
-with x from its arrival to ``wait`` seconds later; one that may start late pays at least (1 - SLOPE) c. Which ones are
-late is the clairvoyant's choice: the bound takes those off for which that is worth most. That holds for every y, for
-workers that come and go at will, any routing, and loads that cost nothing: it is a bound, whatever is known.
+S is what a worker is held before it can draw (start and first load). A worker that can draw from s to e holds S + (e
+- s), and earns the prices of the seconds in which it draws, at most the integral. So all workers together hold at
+least what all requests pay. A request of c seconds that starts in time pays at least the least integral of y over
+[x, x + c] with x from its arrival to ``wait`` seconds later; one that may start late pays at least (1 - SLOPE) c.
+Which ones are late is the clairvoyant's choice: the bound takes those off for which that is worth most. That holds
+for every y, for workers that come and go at will, any routing, and loads that cost nothing: it is a bound, whatever
+is known.
 
 y = 1 gives the busy hours. Better: y = 1 + p' with 0 <= p <= S and p' >= -SLOPE; the condition holds since p(e) - p(s) <=
 S. p rises while demand is there (a worker earns its start back) and falls before. The request then pays c + min(p(x +
@@ -44,7 +45,8 @@ class _Potential:
         return low + (place - k) * (self.values[k + 1] - low)
 
     def move(self, direction: list[float], by: float) -> None:
-        """A step, then back into the bounds: half from raising what comes later, half from lowering what came before."""
+        """A step, then back into the bounds: half from raising what comes later, half from lowering what came
+        before."""
         moved = [v + by * d for v, d in zip(self.values, direction, strict=True)]
         fall = SLOPE * self.step
         later, before = moved[:], moved[:]
@@ -55,13 +57,11 @@ class _Potential:
         self.values = [min(max((a + b) / 2, 0.0), self.most) for a, b in zip(later, before, strict=True)]
 
 
-def lower_bound(
-    trace: Trace, spare_seconds: float, wait: float = 30.0, objective: float = 0.99
-) -> float:
+def lower_bound(trace: Trace, spare_seconds: float, wait: float = 30.0, objective: float = 0.99) -> float:
     """GPU-seconds that any policy holds which starts a share of ``objective`` within ``wait`` seconds.
 
-    ``spare_seconds`` is S of the module's proof. At least the seconds of all requests. Worked example: one request of 20 s
-    and S of 60 s: between 20 s and the 80 s that one worker holds.
+    ``spare_seconds`` is S of the module's proof. At least the seconds of all requests. Worked example: one request
+    of 20 s and S of 60 s: between 20 s and the 80 s that one worker holds.
     """
     if not trace:
         return 0.0
@@ -69,7 +69,9 @@ def lower_bound(
     step = min(max((trace[-1].arrival - trace[0].arrival) / POINTS, 5.0), 15.0)
     margin = max(wait + max(r.seconds for r in trace), spare_seconds / SLOPE) + 2 * step
     start = trace[0].arrival - margin
-    potential = _Potential(start, int((trace[-1].arrival + 2 * margin - start) / step) + 2, step, spare_seconds)
+    potential = _Potential(
+        start, int((trace[-1].arrival + 2 * margin - start) / step) + 2, step, spare_seconds
+    )
     late = int(len(trace) * (1 - objective) + 1e-9)
     best, momentum = 0.0, [0.0] * len(potential.values)
     for k in range(ROUNDS):
@@ -96,8 +98,8 @@ def _direction(trace: Trace, potential: _Potential, wait: float) -> list[float]:
 
 
 def _worth(trace: Trace, potential: _Potential, wait: float, late: int) -> float:
-    """What requests pay beyond their seconds, ``late`` of them at their least. Exact: p is linear between grid points, so
-    the least is where a begin or an end meets one, or at the earliest or latest begin."""
+    """What requests pay beyond their seconds, ``late`` of them at their least. Exact: p is linear between grid
+    points, so the least is where a begin or an end meets one, or at the earliest or latest begin."""
     paid = [_paid(r.arrival, r.seconds, potential, wait) for r in trace]
     lost = sorted((p + SLOPE * r.seconds for p, r in zip(paid, trace, strict=True)), reverse=True)
     return sum(paid) - sum(lost[:late])

@@ -5,7 +5,6 @@ to its end: starting and loading hold it too.
 """
 
 import heapq
-from collections import deque
 from collections.abc import Mapping, Sequence
 from itertools import count
 from math import inf
@@ -25,7 +24,7 @@ class _Run:
 
     def __init__(self, trace: Trace, policy: Policy, world: World) -> None:
         self.trace, self.policy, self.world = trace, policy, world
-        random = Random(world.seed)
+        random = Random(world.seed)  # noqa: S311 - no secret
         error = world.estimate_error
         self.estimate = [r.seconds * random.lognormvariate(0, error) for r in trace]
         self.out = Outcome(waits=[inf] * len(trace))

@@ -1,4 +1,5 @@
-"""Fleets to compare: ours, and others as they are run: a pool for each model, or on workers that are shared like ours."""
+"""Fleets to compare: ours, and others as they are run: a pool for each model, or on workers that are shared like
+ours."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -60,10 +61,11 @@ def joined(outcomes: list[Outcome]) -> Outcome:
     changes = []
     for outcome in outcomes:
         before = 0
-        for time, replicas in outcome.replicas:
-            changes.append((time, replicas - before))
-            before = replicas
-    total, replicas = 0, []
+        for time, held in outcome.replicas:
+            changes.append((time, held - before))
+            before = held
+    total = 0
+    replicas: list[tuple[float, int]] = []
     for time, change in sorted(changes):
         total += change
         replicas.append((time, total))

@@ -16,8 +16,9 @@ class Line:
     """First come, first served, but for two things.
 
     A request whose model an idle worker holds may pass those whose model would have to be loaded, while they have
-    time. With ``overdue_last``, those that can no longer start in time let those pass that can: in a burst that is more than
-    the workers can do, as many as can be are in time, instead of none (Moore 1968 has the optimum for known work).
+    time. With ``overdue_last``, those that can no longer start in time let those pass that can: in a burst that is
+    more than the workers can do, as many as can be are in time, instead of none (Moore 1968 has the optimum for
+    known work).
     """
 
     def __init__(self, trace: Trace, wait_seconds: float, overdue_last: bool) -> None:

@@ -34,7 +34,7 @@ class Mix:
 def arrivals(rate: Rate, peak: float, duration: float, seed: int, mix: Mix | None = None) -> Trace:
     """A Poisson process whose rate changes, by thinning (Lewis and Shedler 1979); ``peak`` bounds the rate."""
     mix = mix or Mix()
-    random = Random(seed)
+    random = Random(seed)  # noqa: S311 - no secret
     names = [f"model-{k:02}" for k in range(1, mix.models + 1)]
     weights = [1 / k**mix.zipf for k in range(1, mix.models + 1)]
     requests = []

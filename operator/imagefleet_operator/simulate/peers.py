@@ -1,7 +1,7 @@
 """How others scale, after their source and documentation. Each is given what it would see of a pool of its own.
 
-All but the keep-alive see requests in flight (waiting and running), the metric that their guides use for inference; it is
-kinder to them than utilization, which cannot exceed 1.
+All but the keep-alive see requests in flight (waiting and running), the metric that their guides use for inference;
+it is kinder to them than utilization, which cannot exceed 1.
 """
 
 import math
@@ -14,8 +14,8 @@ from imagefleet_operator.simulate.world import View
 class HorizontalPodAutoscaler:
     """HPA v2: ``desired = ceil(metric / target)``, none within the tolerance, its default ``behavior``.
 
-    Kubernetes, *Horizontal Pod Autoscaling*, "Algorithm details". It looks every 15 s; fewer than one replica only with
-    an alpha feature, so ``least`` is at least 1 unless KEDA does that part.
+    Kubernetes, *Horizontal Pod Autoscaling*, "Algorithm details". It looks every 15 s; fewer than one replica only
+    with an alpha feature, so ``least`` is at least 1 unless KEDA does that part.
     """
 
     drains = True
@@ -41,11 +41,11 @@ class HorizontalPodAutoscaler:
 
 
 class Keda:
-    """A KEDA ScaledObject with its defaults: asked every 30 s whether anything waits (0 to 1), an HPA from 1 on, back to
-    0 after 300 s without work.
+    """A KEDA ScaledObject with its defaults: asked every 30 s whether anything waits (0 to 1), an HPA from 1 on,
+    back to 0 after 300 s without work.
 
-    KEDA, *Scaling Deployments*, ``pollingInterval``, ``cooldownPeriod``; *RabbitMQ Queue*: messages in flight count, 5
-    or ``target`` of them for a replica.
+    KEDA, *Scaling Deployments*, ``pollingInterval``, ``cooldownPeriod``; *RabbitMQ Queue*: messages in flight count,
+    5 or ``target`` of them for a replica.
     """
 
     drains = True
@@ -74,8 +74,8 @@ class KnativePodAutoscaler:
     """Knative's KPA: the mean concurrency of a stable window (60 s) and of a panic window (6 s).
 
     Knative Serving, ``pkg/autoscaler/scaling/autoscaler.go`` and ``config/core/configmaps/autoscaler.yaml``: looks
-    every 2 s; panics where the short window wants twice what is ready, until it has not for a stable window, and never
-    scales down meanwhile; up to 1000 times and down to half at once; to 0 another 30 s after the last work.
+    every 2 s; panics where the short window wants twice what is ready, until it has not for a stable window, and
+    never scales down meanwhile; up to 1000 times and down to half at once; to 0 another 30 s after the last work.
     """
 
     drains = True
@@ -125,8 +125,8 @@ class KnativePodAutoscaler:
 
 
 class KeepAlive:
-    """A worker for each request that finds none idle, kept until it has been idle for ``seconds``: the usual serverless way
-    (AWS Lambda, OpenWhisk; Shahrad et al. 2020, *Serverless in the Wild*, section 2)."""
+    """A worker for each request that finds none idle, kept until it has been idle for ``seconds``: the usual
+    serverless way (AWS Lambda, OpenWhisk; Shahrad et al. 2020, *Serverless in the Wild*, section 2)."""
 
     drains = False
     interval = 5.0

@@ -1,4 +1,5 @@
-"""Policies that say how many workers there should be: ours, through the same functions that the operator plans with."""
+"""Policies that say how many workers there should be: ours, through the same functions that the operator plans
+with."""
 
 from imagefleet_operator.plan.forecast import Forecaster
 from imagefleet_operator.plan.scaling import Inputs, Memory, ScalingSpec, decide

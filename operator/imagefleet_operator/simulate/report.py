@@ -58,17 +58,19 @@ def quantile(ordered: Sequence[float], share: float) -> float:
 
 def table(summaries: Sequence[Summary], bound_hours: float) -> str:
     """Lines of text, one for each run."""
-    head = (
-        f"{'policy':<24} {'in time':>8} {'p99 wait':>9} {'GPU-hours':>10} {'of bound':>9} {'busy':>6} {'cold':>6} {'started':>8}"
-        f" {'cost':>9}"
+    columns = ("in time", "p99 wait", "GPU-hours", "of bound", "busy", "cold", "started", "cost")
+    head = f"{'policy':<26}" + "".join(f"{c:>11}" for c in columns)
+    lines = [_line(s, bound_hours) for s in summaries]
+    return "\n".join([head, *lines, f"{'at least, knowing all':<26}{bound_hours:>33.1f}"])
+
+
+def _line(run: Summary, bound_hours: float) -> str:
+    over = run.gpu_hours / bound_hours if bound_hours else 0.0
+    busy = run.busy_hours / run.gpu_hours if run.gpu_hours else 0.0
+    return (
+        f"{run.name:<26}{run.in_time:>11.2%}{run.wait_p99:>9.1f} s{run.gpu_hours:>11.1f}{over:>11.2f}"
+        f"{busy:>11.0%}{run.cold_starts:>11}{run.workers_started:>11}{run.cost:>11.2f}"
     )
-    lines = [
-        f"{s.name:<24} {s.in_time:>8.2%} {s.wait_p99:>7.1f} s {s.gpu_hours:>10.1f}"
-        f" {s.gpu_hours / bound_hours if bound_hours else 0:>9.2f} {s.busy_hours / s.gpu_hours if s.gpu_hours else 0:>6.0%}"
-        f" {s.cold_starts:>6} {s.workers_started:>8} {s.cost:>9.2f}"
-        for s in summaries
-    ]
-    return "\n".join([head, *lines, f"{'at least, knowing all':<24} {'':>18} {bound_hours:>10.1f}"])
 
 
 def as_json(summaries: Sequence[Summary], bound_hours: float) -> dict[str, object]:
@@ -89,7 +91,8 @@ def plot(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
     top = max((v for points in lines.values() for _, v in points), default=1.0) or 1.0
     span = max(end - begin, 1.0)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
+        'font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
         f'<text x="{MARGIN}" y="20">{escape(title)}</text>',
         f'<text x="4" y="{MARGIN}">{top:g}</text><text x="4" y="{HEIGHT - MARGIN}">0</text>',
@@ -103,13 +106,13 @@ def plot(lines: Mapping[str, Sequence[tuple[float, float]]], title: str) -> str:
             for t, v in _columns(points, begin, span)
         )
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}"/>')
-        parts.append(f'<text x="{WIDTH - 4 * MARGIN}" y="{20 + 14 * k}" fill="{colour}">{escape(name)}</text>')
+        parts.append(
+            f'<text x="{WIDTH - 4 * MARGIN}" y="{20 + 14 * k}" fill="{colour}">{escape(name)}</text>'
+        )
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _columns(
-    points: Sequence[tuple[float, float]], begin: float, span: float
-) -> list[tuple[float, float]]:
+def _columns(points: Sequence[tuple[float, float]], begin: float, span: float) -> list[tuple[float, float]]:
     columns = []
     at, value = 0, 0.0
     for k in range(COLUMNS):

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-
 Queue = Literal["gateway", "fifo", "worker"]
-"""Where requests wait. ``worker``: each goes at once to the worker that would finish it first. ``gateway`` and ``fifo``: for
-the first idle worker; with ``gateway`` those that can still start in time go first."""
+"""Where requests wait. ``worker``: each goes at once to the worker that would finish it first. ``gateway`` and
+``fifo``: for the first idle worker; with ``gateway`` those that can still start in time go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +17,8 @@ class World:
     start_seconds: float = 60.0
     """From a worker's creation until it is ready."""
     first_load_seconds: float = 3.0
-    """The first load in a new worker. A ready worker of ours has everything imported, and its node holds the weights: 3 s.
-    In a pod that has only just begun, 22.7 s."""
+    """The first load in a new worker. A ready worker of ours has everything imported, and its node holds the
+    weights: 3 s. In a pod that has only just begun, 22.7 s."""
     load_seconds: float = 3.0
     """Each further load there."""
     resident: int = 8
