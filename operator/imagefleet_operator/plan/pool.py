@@ -94,18 +94,30 @@ def _watched(entries: Entries, now: float) -> bool:
 
 def _policies(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> Mapping[str, Policy]:
     """Per serving worker what it is to hold. What is suspended is so at once; all else follows when gateways have been
-    told (see ``Entries.before``). What was suspended and is no longer named is kept from drawing what it has
-    begun."""
+    told (see ``Entries.before``), but what a worker has and is to hold next is not unloaded. What was suspended and is
+    no longer named is kept from drawing what it has begun."""
     barred = suspended_models(entries, spec)
     needs = {need.model: need.memory_bytes for need in entries.before.needs}
+    next_needs = {need.model: need.memory_bytes for need in entries.layout.needs} | needs
     leaving = [m for m in sorted(barred - needs.keys()) if verdicts.is_usable(m, observed)]
-    sizes = needs | {model: memory(model, observed) for model in leaving}
+    leaving_sizes = {model: memory(model, observed) for model in leaving}
     pinned = entries.before.placement.pinned
     return {
-        w.pod.name: _policy(sizes, observed, w.report, pinned[w.pod.name], barred)
+        w.pod.name: _policy(
+            {m: size for m, size in next_needs.items() if m in needs or _holds(w.report, m)} | leaving_sizes,
+            observed,
+            w.report,
+            pinned[w.pod.name],
+            barred,
+        )
         for w in verdicts.serving(observed.workers)
         if w.report is not None
     }
+
+
+def _holds(report: Report, model: str) -> bool:
+    found = report.of(model)
+    return found is not None and found.state == "Resident"
 
 
 def _policy(

@@ -50,8 +50,8 @@ def test_no_measured_point_lies_above_the_line(measured: list[tuple[int, int, in
     for side, batch, peak in measured:
         known.observe(side, 100, batch, peak)
     for side, batch, peak in measured:
-        # The same pixels in one wide picture, which was not measured itself: only the line can tell.
-        told = known.peak(side * batch * 100, 1, 1)
+        # The same pixels in a batch of 100, which was not measured itself: only the line can tell.
+        told = known.peak(side * batch, 1, 100)
         assert told is not None
         assert told >= peak * (1 - 1e-9) - 1
 
