@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cluster import REPOSITORY, Cluster
+from .cluster import REPOSITORY, Cluster, wait_for
 
 CHART = REPOSITORY / "charts" / "imagefleet"
 # What the worker's image holds: `make demo-model` made them.
@@ -46,6 +46,13 @@ class Fleet:
             "items"
         ]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def scale(self, component: str, replicas: int) -> None:
+        """Have so many pods of the operator or the gateway, and wait until they are there and the others gone."""
+        deployment = f"deployment/{self.release}-{component}"
+        self.cluster.kubectl("scale", deployment, f"--replicas={replicas}", namespace=self.namespace)
+        self.cluster.kubectl("rollout", "status", deployment, "--timeout=60s", namespace=self.namespace)
+        wait_for(lambda: len(self.pods(component)) == replicas, seconds=60)
 
     def gateways(self) -> list[str]:
         """Base addresses of the gateway's pods. The local cluster has no service proxy."""

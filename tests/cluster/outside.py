@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -65,13 +66,26 @@ def write_caller_key(path: Path) -> Path:
 
 
 class OutsideOperator:
-    """`imagefleet-operator` run by us. It elects itself under a fixed identity, so that a successor need not wait."""
+    """`imagefleet-operator` run by us. It elects itself under a fixed identity, so that a successor need not wait.
+
+    `namespace` is that of its Lease and of the gateways that it finds, `settings` are further ones by their environment
+    variables.
+    """
 
     def __init__(
-        self, cluster: Cluster, kubeconfig: Path, key: Path, log: Path, identity: str = "outside"
+        self,
+        cluster: Cluster,
+        kubeconfig: Path,
+        key: Path,
+        log: Path,
+        *,
+        identity: str = "outside",
+        namespace: str = "default",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self._cluster, self._kubeconfig, self._key, self._log = cluster, kubeconfig, key, log
-        self._identity = identity
+        self._identity, self._namespace = identity, namespace
+        self._settings = {"IMAGEFLEET_WORKER_IMAGE": "imagefleet-worker", **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> OutsideOperator:
@@ -88,23 +102,27 @@ class OutsideOperator:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def dead(self) -> bool:
+        """Whether it ended, by itself or because somebody killed it."""
+        return self._process is None or self._process.poll() is not None
+
     def start(self) -> None:
         """Start it, and wait until it serves its probes."""
         (port,) = free_ports(1)
         command = [
             str(Path(sys.prefix, "bin", "imagefleet-operator")),
-            "--worker-image=imagefleet-worker",
             f"--caller-key-file={self._key}",
-            "--lease-namespace=default",
+            f"--lease-namespace={self._namespace}",
             f"--identity={self._identity}",
             "--host=127.0.0.1",
             f"--port={port}",
         ]
-        env = {**self._cluster.env(), "KUBECONFIG": str(self._kubeconfig)}
+        env = {**self._cluster.env(), **self._settings, "KUBECONFIG": str(self._kubeconfig)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        wait_for(lambda: self._ended() or _answers(f"http://127.0.0.1:{port}/livez"), seconds=60)
-        if self._ended():
+        wait_for(lambda: self.dead or _answers(f"http://127.0.0.1:{port}/livez"), seconds=60)
+        if self.dead:
             raise RuntimeError(f"the operator ended at once, see {self._log}")
 
     def kill(self) -> None:
@@ -119,9 +137,6 @@ class OutsideOperator:
         status = Path(f"/proc/{self.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(line.split()[1]) * 1024
-
-    def _ended(self) -> bool:
-        return self._process is None or self._process.poll() is not None
 
 
 def _answers(url: str) -> bool:

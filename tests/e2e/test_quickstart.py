@@ -202,12 +202,9 @@ def test_a_child_that_was_edited_or_deleted_by_hand_comes_back(pictures: Kubectl
 
 
 def test_operator_down_serving_goes_on(fleet: Fleet, pictures: Kubectl) -> None:
-    deployment = "deployment/imagefleet-operator"
-    fleet.cluster.kubectl("scale", deployment, "--replicas=0", namespace=fleet.namespace)
-    wait_for(lambda: not fleet.pods("operator"), seconds=60)
+    fleet.scale("operator", 0)
     draw(fleet.gateways()[0], name_of(pictures))
-    fleet.cluster.kubectl("scale", deployment, "--replicas=1", namespace=fleet.namespace)
-    fleet.cluster.kubectl("rollout", "status", deployment, "--timeout=60s", namespace=fleet.namespace)
+    fleet.scale("operator", 1)
 
 
 def test_at_rest_nothing_is_written(fleet: Fleet, pictures: Kubectl, audit: AuditLog) -> None:

@@ -36,7 +36,7 @@ def start(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     started: list[OutsideOperator] = []
 
     def starter(identity: str) -> OutsideOperator:
-        made = OutsideOperator(cluster, kubeconfig, key, folder / f"{identity}.log", identity)
+        made = OutsideOperator(cluster, kubeconfig, key, folder / f"{identity}.log", identity=identity)
         made.start()
         started.append(made)
         return made
