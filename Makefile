@@ -11,6 +11,8 @@ UV := .tools/bin/uv
 VENV := .venv/.synced
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
+# Unit tests share nothing; those of clusters and workers measure their time on all cores and run one by one.
+PYTEST_UNIT := $(PYTEST) tests/unit --numprocesses auto --maxprocesses 4 --dist worksteal
 NAME ?= control_plane
 
 include make/*.mk
@@ -41,10 +43,11 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 
 .PHONY: test test-unit test-integration test-e2e
 test: $(VENV) demo-model cluster-build ## Set everything up and run all tests
-	@$(PYTEST) tests/unit tests/integration tests/e2e
+	@$(PYTEST_UNIT)
+	@$(PYTEST) tests/integration tests/e2e
 
 test-unit: $(VENV) ## The tests that need no cluster, in under a minute
-	@$(PYTEST) tests/unit
+	@$(PYTEST_UNIT)
 
 test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
 	@$(PYTEST) tests/integration
