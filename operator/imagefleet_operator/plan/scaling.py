@@ -4,7 +4,7 @@ One worker does one GPU-second of work a second. So the rate at which work arriv
 keeps busy, and work that waits is what they are behind by.
 
     needed = max(rate / target utilization, rate + caution x deviation) + surplus / lead
-    surplus = work left + rate x lead - what the workers there are do within the lead
+    surplus = work left + rate x lead - what the workers there are do within the lead - what may well be left then
 
 ``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws.
 ``caution`` is learned from how many requests started late: it rises by STEP for each late one and falls by STEP x
@@ -17,8 +17,11 @@ more, costs no more than some times what the best decision in hindsight would ha
 and every change of direction takes that long, so that the number cannot swing.
 
 Worked example: work arrives at 4 GPU-seconds a second with a deviation of 1.5, caution is 2, the target utilization
-0.8, and nothing waits: max(4 / 0.8, 4 + 2 x 1.5) = 7 workers. With 5 ready workers, 60 s of lead, and 240 s of work left, the
-surplus is 240 + 240 - 300 = 180 s; that makes 180 / 60 = 3 more: 10.
+0.8, and nothing waits: max(4 / 0.8, 4 + 2 x 1.5) = 7 workers. With 5 ready workers, 60 s of lead, a wait of 30 s, and
+300 s of work left, the surplus is 300 + 240 - 5 x 60 - 5 x 15 = 165 s; that makes 165 / 60 = 2.75 more: 9.75, so 10.
+
+A pool with ``minReplicas: 0`` goes to zero when nothing came for ``zero_seconds``, and comes back with the first
+request: the formula alone would always keep some for the unexpected.
 """
 
 from collections.abc import Mapping
@@ -48,6 +51,8 @@ DEMAND = "Demand"
 """More workers: more work arrives, or is expected."""
 IDLE = "Idle"
 """Fewer workers: some have not been needed for long."""
+UNUSED = "Unused"
+"""No workers: nothing came for long, and ``minReplicas`` is 0."""
 STEADY = "Steady"
 """No more are needed, and none can go yet."""
 BOUNDED = "Bounded"
@@ -71,6 +76,8 @@ class ScalingSpec:
     """From a decision until a worker is ready."""
     load_seconds: float = 3.0
     """From then until its first model is loaded."""
+    zero_seconds: float = 600.0
+    """Without a request for so long a pool that may goes to zero."""
     behavior: Behavior = field(default_factory=Behavior)
 
     @property
@@ -93,6 +100,8 @@ class Inputs:
     started: int = 0
     """Requests that began since the last decision; and how many of them were ``late``."""
     late: int = 0
+    quiet: float = 0.0
+    """Seconds since the last request came."""
     age: float | None = 0.0
     """Seconds since these were true. None: nobody has said anything."""
 
@@ -134,7 +143,7 @@ def decide(
     cautious = forecast.rate + memory.caution * forecast.deviation
     standing = max(forecast.rate / spec.target_utilization, cautious)
     extra = surplus(spec, inputs, forecast) / spec.lead
-    needed = round(standing + extra)
+    needed = 0 if unused(spec, inputs) else max(1, round(standing + extra))
     bounded = _between(needed, spec)
     allowed, past = limited(spec.behavior, memory.past, bounded, inputs.replicas, now)
     # Those that work stay. The bounds are a promise, so they come last: above them even those that work drain and go.
@@ -149,7 +158,7 @@ def decide(
         "ready": inputs.ready,
         "starting": len(inputs.starting),
     }
-    reason = _reason(inputs, needed, bounded, replicas, extra)
+    reason = UNUSED if replicas == needed == 0 else _reason(inputs, needed, bounded, replicas, extra)
     message = _message(inputs, forecast, needed, replicas)
     return Decision(replicas, reason, message, figures), replace(memory, past=past)
 
@@ -163,6 +172,11 @@ def learned(spec: ScalingSpec, caution: float, inputs: Inputs) -> float:
     3 + 0.1 x (1 - 0.01 x 25) = 3.075."""
     allowed = (1 - spec.objective) * inputs.started
     return min(max(caution + STEP * (inputs.late - allowed), 0.0), CAUTION_MOST)
+
+
+def unused(spec: ScalingSpec, inputs: Inputs) -> bool:
+    """Whether the pool can be at zero."""
+    return spec.min_replicas == 0 and inputs.work_left <= 0 and inputs.quiet >= spec.zero_seconds
 
 
 def surplus(spec: ScalingSpec, inputs: Inputs, forecast: Forecast) -> float:

@@ -12,9 +12,9 @@ Which ones are late is the clairvoyant's choice: the bound takes those off for w
 for every y, for workers that come and go at will, any routing, and loads that cost nothing: it is a bound, whatever
 is known.
 
-y = 1 gives the busy hours. Better: y = 1 + p' with 0 <= p <= S and p' >= -SLOPE; the condition holds since p(e) - p(s) <=
-S. p rises while demand is there (a worker earns its start back) and falls before. The request then pays c + min(p(x +
-c) - p(x)), and p is found by subgradient steps: it rises where requests end and falls where they begin.
+y = 1 gives the busy hours. Better: y = 1 + p' with 0 <= p <= S and p' >= -SLOPE; the condition holds since p(e) -
+p(s) <= S. p rises while demand is there (a worker earns its start back) and falls before. The request then pays c +
+min(p(x + c) - p(x)), and p is found by subgradient steps: it rises where requests end and falls where they begin.
 """
 
 from imagefleet_operator.simulate.trace import Trace

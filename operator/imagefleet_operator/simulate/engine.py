@@ -100,7 +100,7 @@ class _Run:
     def _ready(self, worker: Worker, now: float) -> None:
         if worker.gone:
             return
-        worker.ready = True
+        worker.ready, worker.warm_at = True, now
         if worker.coming:
             self._begin_load(worker, worker.coming, now)
         else:
@@ -111,7 +111,7 @@ class _Run:
         """A load before any request asks for it."""
         seconds = self._load(worker, model, now)
         worker.busy = True
-        worker.free_at = now + seconds
+        worker.free_at = worker.warm_at = now + seconds
         self._push(now + seconds, worker)
 
     def _done(self, worker: Worker, now: float) -> None:
@@ -155,12 +155,12 @@ class _Run:
         request = self.trace[i]
         self.queued -= 1
         self.queued_seconds -= self.estimate[i]
-        cold = request.model not in worker.resident
-        load = self._load(worker, request.model, now) if cold else 0.0
+        absent = request.model not in worker.resident
+        load = self._load(worker, request.model, now) if absent else 0.0
         worker.resident[request.model] = now
         wait = now + load - request.arrival
         self.out.waits[i] = wait
-        self.out.cold += cold
+        self.out.cold += absent or worker.warm_at > request.arrival
         self.out.busy += request.seconds
         self.started += 1
         self.late += wait > self.world.wait_seconds
@@ -203,8 +203,9 @@ class _Run:
             self._shrink(present, len(present) - wanted, now)
 
     def _view(self, now: float) -> View:
-        busy = [w for w in self.workers if w.busy]
-        load = self.world.first_load_seconds
+        """A worker that loads its first model still starts."""
+        warm = [w for w in self.workers if w.warm_at <= now]
+        busy = [w for w in warm if w.busy]
         return View(
             now=now,
             arrived_seconds=self.arrived_seconds,
@@ -213,12 +214,16 @@ class _Run:
             queued=self.queued,
             running_seconds=sum(max(0.0, w.free_at - now) for w in busy) - self._queued_at(busy),
             running=len(busy),
-            ready=sum(w.ready and not w.draining for w in self.workers),
-            starting=sorted(w.ready_at + load - now for w in self.workers if not w.ready),
+            ready=sum(not w.draining for w in warm),
+            starting=sorted(self._starts(w, now) for w in self.workers if w.warm_at > now and not w.draining),
             started=self.started,
             late=self.late,
-            idle=[now - w.idle_since for w in self.workers if w.ready and not w.busy],
+            idle=[now - w.idle_since for w in warm if not w.busy],
         )
+
+    def _starts(self, worker: Worker, now: float) -> float:
+        """Seconds until it draws."""
+        return (worker.warm_at if worker.ready else worker.ready_at + self.world.first_load_seconds) - now
 
     def _queued_at(self, busy: Sequence[Worker]) -> float:
         return sum(self.estimate[i] for w in busy for i in w.queue)

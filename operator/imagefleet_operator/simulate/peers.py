@@ -33,7 +33,7 @@ class HorizontalPodAutoscaler:
         if current == 0:
             return self._least
         ratio = (view.queued + view.running) / (self._target * current)
-        steady = abs(ratio - 1) <= self.tolerance
+        steady = abs(ratio - 1) <= self.tolerance + 1e-9
         wanted = current if steady else math.ceil(ratio * current - 1e-9)
         wanted = min(max(wanted, self._least), self._most)
         allowed, self._past = limited(KUBERNETES, self._past, wanted, current, view.now)

@@ -17,10 +17,13 @@ class Ours:
         self._spec = spec
         self._forecaster = Forecaster(spec.lead, day=day)
         self._memory = Memory()
+        self._arrived_at = -spec.zero_seconds
 
     def decide(self, view: View) -> int | None:
         """As ``plan.scaling.decide``."""
         forecast = self._forecaster.observe(view.now, view.arrived_seconds)
+        if view.arrived:
+            self._arrived_at = view.now
         inputs = Inputs(
             work_left=view.queued_seconds + view.running_seconds,
             ready=view.ready,
@@ -28,6 +31,7 @@ class Ours:
             idle=tuple(view.idle),
             started=view.started,
             late=view.late,
+            quiet=view.now - self._arrived_at,
         )
         decision, self._memory = decide(self._spec, inputs, forecast, self._memory, view.now)
         return decision.replicas

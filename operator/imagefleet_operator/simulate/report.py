@@ -23,7 +23,7 @@ class Summary:
     busy_hours: float
     load_hours: float
     cold_starts: int
-    """Requests that waited for their model to load."""
+    """Requests that waited for a worker to start, or for their model to load."""
     workers_started: int
     most_workers: int
     cost: float

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal, Protocol
 
 Queue = Literal["gateway", "fifo", "worker"]
@@ -82,7 +83,7 @@ class Outcome:
     busy: float = 0.0
     loading: float = 0.0
     cold: int = 0
-    """Requests that waited for their model to load."""
+    """Requests that waited for a worker to start, or for their model to load."""
     created: int = 0
     """Workers that were started."""
     end: float = 0.0
@@ -105,6 +106,8 @@ class Worker:
     free_at: float = 0.0
     """When it would be done with all it has, by the estimates."""
     idle_since: float = 0.0
+    warm_at: float = inf
+    """When it was ready, and its first model loaded."""
     queue: deque[int] = field(default_factory=deque)
     resident: dict[str, float] = field(default_factory=dict)
     """Models, with the time of their last use."""
