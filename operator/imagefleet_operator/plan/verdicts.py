@@ -85,6 +85,8 @@ def _all_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | 
     state = observed.deployment
     if state is None or not state.current or min(state.ready, state.updated) < spec.replicas:
         return None
+    if state.replicas > state.updated:
+        return None  # those that are ready may be the old ones
     return Verdict(True, "WorkersReady", _count(spec, observed))
 
 

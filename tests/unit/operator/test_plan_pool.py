@@ -155,6 +155,11 @@ ON_DEMAND = pool(models=(PoolModel("x", "shapes-1", 0),))
             id="workers are being replaced",
         ),
         pytest.param(
+            observed(SETTLED, deployment=deployment(replicas=2)),
+            "WorkersReady=False WorkersStarting",
+            id="the one that is ready is old, its successor is not",
+        ),
+        pytest.param(
             observed(replace(SETTLED, silent_since=NOW - 31)),
             "WorkersReady=False WorkersUnreachable",
             id="a worker does not answer",
