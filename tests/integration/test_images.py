@@ -152,8 +152,8 @@ def test_the_worker_image_brings_the_checks_of_the_demo_models(tmp_path: Path) -
     for keyword, text in stages(DOCKERFILES["worker"])["build"]:
         if keyword == "COPY":
             sandbox.copy(text)
-    build = [UV, "build", "--wheel", "--quiet", "--python", sys.executable, "--out-dir", tmp_path / "dist"]
-    subprocess.run([*build, tmp_path / "src"], check=True)
+    build = [str(UV), "build", "--wheel", "--quiet", "--python", sys.executable]
+    subprocess.run([*build, "--out-dir", str(tmp_path / "dist"), str(tmp_path / "src")], check=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as files:
         (points,) = [name for name in files.namelist() if name.endswith("entry_points.txt")]

@@ -34,8 +34,8 @@ async def test_a_successor_that_came_while_the_list_was_under_way_stays() -> Non
     class Late(Api):
         """The watch tells of the successor right after the pods were read."""
 
-        async def list(self, kind: Kind) -> AsyncIterator[Json]:
-            found = [obj async for obj in super().list(kind)]
+        async def list(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Json]:
+            found = [obj async for obj in super().list(kind, namespace)]
             if kind is POD and not found:
                 add_pod(self)
                 store.put(POD, self.objects["Pod", "ns", "a"])
