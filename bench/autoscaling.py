@@ -6,6 +6,9 @@ and `FRESH_LOAD=` 22.7 s in a pod that has just begun. A pod of a peer's pool, w
 begun; a worker of ours that is ready has everything imported and its node the weights, so its first load takes 3 s
 too (the figure with 22.7 s is `..._fresh_workers`).
 
+Ten times the rate can also be ten times the callers: `10x_callers` overlays copies of the middle fifth of the trace,
+each moved by up to half an hour.
+
 Ours runs with its defaults everywhere. Peers run as people run them, a pool for each model, and also on our shared
 workers and queue (`shared`), which is the scaler alone compared. For the headline each peer gets its best knobs in
 hindsight: target and fewest replicas, for pools of one model chosen for each model. `gpu_hours_vs_*` is ours over
@@ -24,7 +27,7 @@ from imagefleet_operator.simulate.bound import lower_bound
 from imagefleet_operator.simulate.engine import simulate
 from imagefleet_operator.simulate.fleets import DAY, PEERS, by_model, lasting, ours, shared
 from imagefleet_operator.simulate.loads import LOADS, diurnal
-from imagefleet_operator.simulate.trace import Trace, faster, read_trace
+from imagefleet_operator.simulate.trace import Trace, as_many, faster, read_trace
 from imagefleet_operator.simulate.world import Outcome, World
 
 from bench.report import figure, progress
@@ -213,6 +216,10 @@ def main() -> None:
         if rate == HEADLINE:
             variants(trace, DAY / rate)
             headline(trace, us, bound)
+    progress(f"{HEADLINE} times as many callers, in a fifth of the trace")
+    first, last = recorded[0].arrival, recorded[-1].arrival
+    fifth = tuple(r for r in recorded if 2 <= 5 * (r.arrival - first) / (last - first) < 3)
+    defaults(f"{HEADLINE}x_callers", as_many(fifth, HEADLINE, SEED), DAY)
     for name, make in LOADS.items():
         progress(name)
         defaults(name, make(GENERATED_WORKERS, GENERATED_HOURS * 3600.0, SEED), DAY)

@@ -13,7 +13,7 @@ from imagefleet_operator.simulate.bound import lower_bound
 from imagefleet_operator.simulate.fleets import PEERS, ours, pool_for_each, shared
 from imagefleet_operator.simulate.loads import LOADS
 from imagefleet_operator.simulate.report import Summary, as_json, plot, summary, table
-from imagefleet_operator.simulate.trace import Trace, TraceError, faster, read_trace
+from imagefleet_operator.simulate.trace import Trace, TraceError, as_many, faster, read_trace
 from imagefleet_operator.simulate.world import Outcome, World
 
 OURS = "imagefleet"
@@ -34,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _simulate(arguments: argparse.Namespace) -> None:
     trace = faster(_trace(arguments), arguments.times)
+    if arguments.callers > 1:
+        trace = as_many(trace, arguments.callers, arguments.seed)
     spec, world = _spec(arguments), _world(arguments)
     bound = lower_bound(trace, spec.lead, spec.wait_seconds, spec.objective) / 3600
     runs = {OURS: lambda: ours(trace, spec, world, arguments.day_seconds), **_peers(arguments, trace, world)}
@@ -162,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--hours", type=_positive, default=24.0, help="length of the made load")
     add("--seed", type=int, default=0, help="of the made load and of estimates' errors")
     add("--times", type=_positive, default=1.0, help="how many times as fast requests arrive")
+    add("--callers", type=_count, default=1, help="how many times as many callers there are")
     add("--day-seconds", type=_positive, default=86_400.0, help="length of the daily pattern")
     spec = ScalingSpec()
     add("--min-replicas", type=_count, default=spec.min_replicas, help="scaling.minReplicas")

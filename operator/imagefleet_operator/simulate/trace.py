@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from random import Random
 from typing import TextIO
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -57,6 +58,20 @@ def read_trace(path: Path, columns: Mapping[str, str] | None = None) -> Trace:
 def faster(trace: Trace, times: float) -> Trace:
     """The same requests, arriving ``times`` as fast; costs as they are. Example: at 10 times, 60 s become 6 s."""
     return tuple(replace(r, arrival=r.arrival / times) for r in trace)
+
+
+def as_many(trace: Trace, times: int, seed: int, shift: float = 1_800.0) -> Trace:
+    """``times`` as many callers with the same habits: copies, each moved by up to ``shift`` seconds at random.
+
+    The other way to have ten times the rate: days stay days, and bursts of different callers do not coincide.
+    """
+    random = Random(seed)  # noqa: S311 - no secret
+    moved = (
+        replace(r, arrival=r.arrival + shift + by)
+        for by in [random.uniform(-shift, shift) for _ in range(times)]
+        for r in trace
+    )
+    return tuple(sorted(moved, key=lambda r: r.arrival))
 
 
 def _open(path: Path) -> TextIO:

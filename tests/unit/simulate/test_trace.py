@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from imagefleet_operator.simulate.loads import LOADS, Mix, poisson
-from imagefleet_operator.simulate.trace import Request, TraceError, faster, read_trace
+from imagefleet_operator.simulate.trace import Request, TraceError, as_many, faster, read_trace
 
 
 def written(folder: Path, text: str) -> Path:
@@ -63,6 +63,17 @@ def test_a_file_that_is_no_gzip_is_refused(tmp_path: Path) -> None:
 
 def test_ten_times_the_rate_keeps_costs() -> None:
     assert faster((Request(60.0, "a", 20.0),), 10) == (Request(6.0, "a", 20.0),)
+
+
+def test_ten_times_as_many_callers_keep_their_own_pace() -> None:
+    trace = (Request(10_000.0, "a", 20.0), Request(10_060.0, "a", 30.0))
+    crowd = as_many(trace, 10, 1)
+    assert len(crowd) == 20
+    assert [r.arrival for r in crowd] == sorted(r.arrival for r in crowd)
+    firsts = sorted(r.arrival for r in crowd if r.seconds == 20.0)
+    seconds = sorted(r.arrival for r in crowd if r.seconds == 30.0)
+    assert [b - a for a, b in zip(firsts, seconds, strict=True)] == pytest.approx([60.0] * 10)
+    assert len(set(firsts)) == 10
 
 
 def test_a_poisson_load_keeps_as_many_busy_as_asked() -> None:
