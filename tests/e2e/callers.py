@@ -72,9 +72,9 @@ class Callers:
         """Pictures by the model that drew them, of what was sent since then."""
         return Counter(one.model for one in self.outcomes if one.status == 200 and one.sent >= since)
 
-    def wait_for_more(self, requests: int, sent_since: float = 0.0) -> None:
+    def wait_for_more(self, requests: int, sent_since: float = 0.0, seconds: float = MOST_SECONDS) -> None:
         """Until so many further requests have ended, of those sent since then."""
-        known, deadline = len(self.outcomes), time.monotonic() + MOST_SECONDS
+        known, deadline = len(self.outcomes), time.monotonic() + seconds
         while (ended := sum(one.sent >= sent_since for one in self.outcomes[known:])) < requests:
             assert time.monotonic() < deadline, f"{ended} requests ended, {requests} were awaited"
             time.sleep(0.05)
