@@ -61,7 +61,7 @@ def _pool() -> Iterator[Pool]:
 def _manifest(model: str, weight: int = 0) -> Json:
     """A pool that serves `model`, or gives it so much of the requests and waits."""
     steps = [{"setWeight": weight}, {"pause": {}}] if weight else []
-    analysis = {"outOfMemoryRate": {}}  # nothing that ends the rollout
+    analysis: Json = {"outOfMemoryRate": {}}  # nothing that ends the rollout
     return {
         "apiVersion": "imagefleet.dev/v1alpha1",
         "kind": "InferencePool",
