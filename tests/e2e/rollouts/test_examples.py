@@ -11,14 +11,7 @@ from tests.e2e.images import client_of
 from tests.e2e.rollouts.pools import RESOURCE, Pool
 
 # What `kubectl describe` tells of a canary, in its order.
-STORY = [
-    "RolloutStarted",
-    "WeightSet",
-    "RolloutPaused",
-    "RolloutResumed",
-    "AnalysisPassed",
-    "RolloutPromoted",
-]
+STORY = ["RolloutStarted", "RolloutPaused", "RolloutResumed", "RolloutPromoted"]
 
 
 def table(pool: Pool) -> dict[str, str]:
