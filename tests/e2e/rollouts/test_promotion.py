@@ -15,8 +15,7 @@ MEMORY_OF_MOST = f"{int(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 def test_people_promote_abort_and_retry_and_the_split_is_exact(pictures: Pool) -> None:
     pictures.begin("shapes-2")
     pictures.roll("shapes-1", {"setWeight": 20}, {"pause": {}}, {"setWeight": 50}, {"pause": {}})
-    pictures.wait_phase("Paused")
-    assert pictures.traffic() == {"shapes-2": 80, "shapes-1": 20}
+    pictures.wait_traffic({"shapes-2": 80, "shapes-1": 20})
     with pictures.callers() as load:
         load.wait_for_more(60)
     shares = load.served_by()
