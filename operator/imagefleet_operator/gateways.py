@@ -15,6 +15,7 @@ from imagefleet_operator.kinds import POD, Kind
 from imagefleet_operator.plan.rollout_types import NameFigures
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError, PodClient
+from imagefleet_operator.store.demand import Asked, Demands, ModelKey, read_demand
 from imagefleet_operator.store.figures import Entry, InvalidFiguresError, read_figures
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.store import Key
@@ -44,6 +45,14 @@ class Pod:
     """It is no longer ready then, but finishes its requests, which count."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a gateway counted: of each entry of a pool, and of each model."""
+
+    figures: dict[Entry, NameFigures]
+    asked: dict[ModelKey, Asked]
+
+
 class GatewayClient:
     """Questions to gateways."""
 
@@ -54,23 +63,24 @@ class GatewayClient:
         """Close all connections."""
         await self._pods.close()
 
-    async def figures(self, ip: str) -> dict[Entry, NameFigures]:
+    async def ask(self, ip: str) -> Told:
         """What a gateway counted. Raises CallError."""
         path = "/v1/gateway"
         answer = await self._pods.call("GET", (ip, PORT), path, seconds=GET_SECONDS, most_bytes=FIGURES_BYTES)
         try:
-            return read_figures(answer)
+            return Told(read_figures(answer), read_demand(answer))
         except InvalidFiguresError as error:
             raise CallError(f"GET {path}: {type(error).__name__}", str(error)) from error
 
 
 class Gateways:
-    """What all gateways counted, brought to the ledger. ``add`` puts a key into the queue; ``wake`` is called with the
-    keys of the watched pools that news concern."""
+    """What all gateways counted, brought to the ledger and the demands. ``add`` puts a key into the queue; ``wake`` is
+    called with the keys of the watched pools that news concern, and of those that are to be told of demand."""
 
     def __init__(
         self,
         ledger: Ledger,
+        demands: Demands,
         client: KubeClient,
         gateways: GatewayClient,
         *,
@@ -80,6 +90,7 @@ class Gateways:
         wake: Callable[[Iterable[Key]], None],
     ) -> None:
         self._ledger = ledger
+        self._demands = demands
         self._client = client
         self._gateways = gateways
         self._namespace = namespace
@@ -120,6 +131,7 @@ class Gateways:
         uids = {pod.uid for pod in found.values()}
         for gone in {pod.uid for pod in known.values()} - uids:
             self._ledger.drop(gone)
+            self._demands.drop(gone)
             self._silent.discard(gone)
         for name, pod in found.items():
             if known.get(name) != pod:
@@ -127,7 +139,7 @@ class Gateways:
 
     async def _ask(self, name: str, pod: Pod) -> None:
         try:
-            figures = await self._gateways.figures(pod.ip)
+            told = await self._gateways.ask(pod.ip)
         except CallError as error:
             if pod.ending:
                 return
@@ -141,8 +153,9 @@ class Gateways:
             logger.info("gateway %s tells its figures again", name)
         if self._pods.get(name) != pod:
             return  # it has gone meanwhile, and its figures with it
-        news = self._ledger.put(pod.uid, figures)
-        self._wake([("pool", *pool) for pool in sorted(news & self._watched)])
+        news = self._ledger.put(pod.uid, told.figures) & self._watched
+        news |= self._demands.put(pod.uid, told.asked)
+        self._wake([("pool", *pool) for pool in sorted(news)])
 
 
 def _pod(obj: Any) -> Pod:

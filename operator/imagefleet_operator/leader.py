@@ -71,6 +71,7 @@ class Leader:
         self._gateways = GatewayClient()
         self._counts = Gateways(
             self._store.figures,
+            self._store.demands,
             client,
             self._gateways,
             namespace=settings.lease.namespace,
@@ -150,6 +151,10 @@ class Leader:
             for (condition, status), count in found.items():
                 metrics.PARENTS.labels(kind, condition, status).set(count)
         self._rollouts.refresh(self._store.parents(POOL.kind))
+        metrics.DEMAND.clear()
+        for pool in self._store.parents(POOL.kind):
+            for model, seconds in (self._store.demands.of(pool.namespace, pool.name) or {}).items():
+                metrics.DEMAND.labels(pool.namespace, pool.name, model).set(seconds)
 
     async def _resync(self) -> None:
         await resync(self._store, self._client, self._queue.add, self._settings.resync_seconds)

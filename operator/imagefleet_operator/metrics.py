@@ -34,6 +34,11 @@ GATEWAY_FAILURES = Counter(
 PARENTS = Gauge(
     "imagefleet_operator_objects", "Pools and models by condition.", ["kind", "condition", "status"]
 )
+DEMAND = Gauge(
+    "imagefleet_model_demand_gpu_seconds",
+    "Work that callers asked for lately; half of it is forgotten every 10 minutes.",
+    ["namespace", "pool", "model"],
+)
 STORED = Gauge("imagefleet_operator_stored_objects", "Objects that the operator remembers.", ["kind"])
 SYNCED = Gauge("imagefleet_operator_synced", "1 once every kind has been listed, else 0.")
 

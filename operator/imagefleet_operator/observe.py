@@ -32,6 +32,7 @@ def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusa
         workers=observe_workers(store, pool.namespace, pool.name),
         refusals=tuple(refusals),
         figures=_figures(store, pool),
+        demand=store.demands.of(pool.namespace, pool.name),
     )
 
 

@@ -312,6 +312,8 @@ class PoolObserved:
     refusals: tuple[Refusal, ...] = ()
     figures: Mapping[str, NameFigures] = field(default_factory=dict)
     """What gateways counted lately, by entry; an entry that is absent: no opinion."""
+    demand: Mapping[str, float] | None = None
+    """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def _moments(body: Any) -> Moments:
     Worked example: 2 values of sum 4 have squares of at least 8 (2 and 2).
     """
     found: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    count, total, squares = _whole(found, "count"), _number(found, "sum"), _number(found, "squares")
+    count, total, squares = _whole(found, "count"), number(found, "sum"), number(found, "squares")
     if count is None or total is None or squares is None or squares < 0:
         return Moments()
     return Moments(count, total, squares) if total * total <= count * squares * (1 + ROUNDING) else Moments()
@@ -93,13 +93,14 @@ def _moments(body: Any) -> Moments:
 
 def _served(body: Mapping[str, Any]) -> Served | None:
     requests, pictures = _whole(body, "requests"), _whole(body, "pictures")
-    first, last = _number(body, "first"), _number(body, "last")
+    first, last = number(body, "first"), number(body, "last")
     if requests is None or pictures is None or first is None or last is None or not 0 < first <= last:
         return None
     return Served(requests, pictures, first, last)
 
 
-def _number(body: Mapping[str, Any], key: str) -> float | None:
+def number(body: Mapping[str, Any], key: str) -> float | None:
+    """A field as a number; None where it is none, or is none that anybody counts up to."""
     value = body.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MOST:
         return None
@@ -107,5 +108,5 @@ def _number(body: Mapping[str, Any], key: str) -> float | None:
 
 
 def _whole(body: Mapping[str, Any], key: str) -> int | None:
-    value = _number(body, key)
+    value = number(body, key)
     return int(value) if value is not None and value >= 0 and value.is_integer() else None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
 from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
+from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.records import (
     child_record,
@@ -57,6 +58,8 @@ class Store:
         self._dead: OrderedDict[str, int] = OrderedDict()
         self.figures = Ledger()
         """What gateways counted."""
+        self.demands = Demands()
+        """What callers want of each model."""
 
     # What is known.
 
@@ -197,6 +200,7 @@ class Store:
             self._workers.pop((old.namespace, old.name), None)
         if address[0] == POOL.kind:
             self.figures.forget_pool(old.namespace, old.name)
+            self.demands.forget_pool(old.namespace, old.name)
         return keys
 
     def _link(self, address: Address, record: Record) -> set[Key]:

@@ -16,11 +16,13 @@ from imagefleet_operator.gateways import (
     FIND_SECONDS,
     GatewayClient,
     Gateways,
+    Told,
 )
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.plan.rollout_types import Arm, NameFigures
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError
+from imagefleet_operator.store.demand import Asked, Demands
 from imagefleet_operator.store.figures import Entry
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.store import Key
@@ -39,11 +41,17 @@ class Answers(GatewayClient):
         self.requests: dict[str, int] = {}
         self.asked: list[str] = []
 
-    async def figures(self, ip: str) -> dict[Entry, NameFigures]:
+    async def ask(self, ip: str) -> Told:
         self.asked.append(ip)
         if ip not in self.requests:
             raise CallError("no answer")
-        return {ENTRY: NameFigures(arms={"shapes-1": Arm(requests=self.requests[ip])})}
+        return told(self.requests[ip])
+
+
+def told(requests: int) -> Told:
+    """So many requests, of 2 GPU-seconds each."""
+    figures = {ENTRY: NameFigures(arms={"shapes-1": Arm(requests=requests)})}
+    return Told(figures, {(*POOL, "shapes-1"): Asked(2.0 * requests)})
 
 
 @dataclass
@@ -53,12 +61,14 @@ class World:
     api: Api = field(default_factory=Api)
     answers: Answers = field(default_factory=Answers)
     ledger: Ledger = field(default_factory=Ledger)
+    demands: Demands = field(default_factory=lambda: Demands(lambda: 100.0))
     added: list[tuple[str, float]] = field(default_factory=list)
     woken: list[Key] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.gateways = Gateways(
             self.ledger,
+            self.demands,
             self.api,
             self.answers,
             namespace="ns",
@@ -121,6 +131,15 @@ async def test_news_wake_the_pools_that_wait_for_them_alone(world: World) -> Non
     assert world.woken == [("pool", *POOL)]
 
 
+async def test_pools_hear_of_further_demand_now_and_then_though_they_wait_for_nothing(world: World) -> None:
+    await world.gateway("a", "10.0.0.1", 3)
+    for requests in (3, 4, 5):
+        world.answers.requests["10.0.0.1"] = requests
+        await world.gateways.run("a")
+    assert world.woken == [("pool", *POOL)], "not of each request"
+    assert world.demands.of(*POOL) == {"shapes-1": 4.0}
+
+
 async def test_a_gateway_that_has_gone_is_forgotten(world: World) -> None:
     await world.gateway("a", "10.0.0.1", 3)
     await world.gateways.run("a")
@@ -151,12 +170,12 @@ async def test_a_gateway_that_ends_is_asked_often_for_what_it_finishes_and_may_b
 async def test_an_answer_that_comes_after_its_gateway_has_gone_counts_no_more(world: World) -> None:
     await world.gateway("a", "10.0.0.1", 3)
 
-    async def figures(ip: str) -> dict[Entry, NameFigures]:
+    async def ask(ip: str) -> Told:
         world.api.drop(POD, "a")
         await world.gateways.run(FIND)
-        return {ENTRY: NameFigures(arms={"shapes-1": Arm(requests=3)})}
+        return told(3)
 
-    world.answers.figures = figures  # type: ignore[method-assign]
+    world.answers.ask = ask  # type: ignore[method-assign]
     await world.gateways.run("a")
     assert world.counted() is None
 
@@ -219,10 +238,12 @@ async def test_a_gateway_is_asked_as_the_contract_says(monkeypatch: pytest.Monke
     async def handler(request: web.Request) -> web.Response:
         asked.append((request.path, "Authorization" in request.headers))
         name = {"namespace": "studio", "pool": "pictures", "name": "shapes", "window": "w"}
-        return web.json_response({"pod": "g", "models": [], "names": [name]})
+        model = {"namespace": "studio", "pool": "pictures", "model": "shapes-1", "arrivedWorkSeconds": 6.0}
+        return web.json_response({"pod": "g", "models": [model], "names": [name]})
 
     async with serving(handler, monkeypatch) as client:
-        assert await client.figures("127.0.0.1") == {ENTRY: NameFigures("w")}
+        want = Told({ENTRY: NameFigures("w")}, {(*POOL, "shapes-1"): Asked(6.0)})
+        assert await client.ask("127.0.0.1") == want
     assert asked == [("/v1/gateway", False)]
 
 
@@ -245,4 +266,4 @@ async def test_any_other_answer_is_no_answer(
 
     async with serving(handler, monkeypatch) as client:
         with pytest.raises(CallError, match=message):
-            await client.figures("127.0.0.1")
+            await client.ask("127.0.0.1")
