@@ -20,6 +20,7 @@ from imagefleet_operator.api.common import (
 )
 from imagefleet_operator.api.inference_pool_status import InferencePoolStatus
 from imagefleet_operator.api.pool_model import ENTRY_CHECKS, MAX_MODELS, PoolModel
+from imagefleet_operator.api.spot import Tier
 
 # Bounded, since the cost that the API server grants a rule is that of the largest value there could be.
 Quantities = Mapping[str, Annotated[int | str, Field(json_schema_extra={"maxLength": 32})]]
@@ -291,6 +292,11 @@ class InferencePoolSpec(ApiModel):
     )
     worker: Worker = Field(
         default_factory=Worker, description="What each worker is made of.", json_schema_extra={"default": {}}
+    )
+    tier: Tier = Field(
+        default="interactive",
+        description="interactive: requests are somebody's who waits. batch: they go behind interactive ones and wait "
+        "longer at the gateway, unless they say `priority` themselves.",
     )
     suspend: bool = Field(
         default=False,

@@ -39,6 +39,7 @@ class Dispatcher:
         cache: Cache,
         *,
         hold_seconds: float,
+        batch_hold_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
     ) -> None:
@@ -48,7 +49,7 @@ class Dispatcher:
         self._metrics = metrics
         self._split = split
         self._cache = cache
-        self._hold_seconds = hold_seconds
+        self._hold_seconds = {"interactive": hold_seconds, "batch": batch_hold_seconds}
         self._clock = clock
         self._random = random
 
@@ -143,9 +144,13 @@ class _Run:
         plan = self._plans.get(view.name)
         if plan is None or plan.view is not view:
             assert self._trace.seed is not None
-            plan = work.plan(self._request, view, self._route.name, self._trace.seed)
+            plan = work.plan(self._request, view, self._route.name, self._trace.seed, self._route.batch)
             self._plans[view.name] = plan
         return plan
+
+    @property
+    def _hold_seconds(self) -> float:
+        return self._d._hold_seconds[work.priority(self._request, self._route.batch)]
 
     def _units(self, view: ModelView) -> float:
         return self._plan(view).units
@@ -158,7 +163,7 @@ class _Run:
             self._d._fleet.loads,
             now,
             self._units,
-            self._d._hold_seconds if until is None else max(0.0, until - now),
+            self._hold_seconds if until is None else max(0.0, until - now),
             self._trace.tried,
             self._d._random,
         )
@@ -175,7 +180,7 @@ class _Run:
             raise trace.failure
         self._check_limits(shares)
         if trace.hold_until is None:
-            trace.hold_until = now + self._d._hold_seconds
+            trace.hold_until = now + self._hold_seconds
         if now >= trace.hold_until:
             raise self._loading(shares)
         self._count(shares[0], None)

@@ -102,6 +102,8 @@ class PoolView:
     created: int
     """Unix time."""
     models: tuple[PoolModel, ...]
+    batch: bool = False
+    """Its tier: requests may wait unless they say that somebody does."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,8 @@ def read_pool(pool: Pool) -> PoolView:
         for entry in pool.spec.models
     )
     meta = pool.metadata
-    return PoolView(meta.namespace, meta.name, _unix_time(meta.creation_timestamp), models)
+    created = _unix_time(meta.creation_timestamp)
+    return PoolView(meta.namespace, meta.name, created, models, batch=pool.spec.tier == "batch")
 
 
 def _read_entry(

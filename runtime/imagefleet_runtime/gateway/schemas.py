@@ -76,6 +76,7 @@ class PoolModelSpec(msgspec.Struct, frozen=True, rename="camel"):
 class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
     models: list[PoolModelSpec] = []
     suspend: bool = False
+    tier: str = "interactive"
 
 
 class Traffic(msgspec.Struct, frozen=True, rename="camel"):

@@ -52,6 +52,7 @@ class Gateway:
             self._split,
             Cache(settings.cache_bytes),
             hold_seconds=settings.hold_seconds,
+            batch_hold_seconds=settings.batch_hold_seconds,
             clock=clock,
         )
         self.mirror = Mirror(

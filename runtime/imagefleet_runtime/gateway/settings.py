@@ -23,6 +23,8 @@ class Settings:
     caller_key_file: str
     hold_seconds: float
     """How long a request waits for a worker before it is told to come back later."""
+    batch_hold_seconds: float
+    """The same for one of priority batch, for which nobody waits."""
     hold_limit: int
     """Requests that may wait at the same time in this process."""
     body_bytes: int
@@ -50,6 +52,7 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         port=int(_number(env, "IMAGEFLEET_PORT", "8080", 0, 65535, int)),
         caller_key_file=_text(env, "IMAGEFLEET_CALLER_KEY_FILE", None),
         hold_seconds=_number(env, "IMAGEFLEET_HOLD_SECONDS", "30", 0, 3600, float),
+        batch_hold_seconds=_number(env, "IMAGEFLEET_BATCH_HOLD_SECONDS", "300", 0, 3600, float),
         hold_limit=int(_number(env, "IMAGEFLEET_HOLD_LIMIT", "1000", 0, 1_000_000, int)),
         body_bytes=int(
             _number(env, "IMAGEFLEET_BODY_BYTES", str(256 * 1024 * 1024), MAX_BODY_BYTES, 2**40, int)

@@ -52,6 +52,8 @@ class Route:
     fallback: Fallback | None = None
     stickiness: Stickiness | None = None
     """A request has one place for all pools: the first pool's that has any holds for all. So does `fallback`."""
+    batch: bool = False
+    """Whether every pool that offers it is of tier batch."""
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -184,6 +186,7 @@ def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable
             suspended=tuple((pool.name, model) for pool, entry in offered for model in _suspended(entry)),
             fallback=next((entry.fallback for _, entry in offered if entry.fallback), None),
             stickiness=next((entry.stickiness for _, entry in offered if entry.stickiness), None),
+            batch=all(pool.batch for pool, _ in offered),
         )
         for (namespace, name), offered in offers.items()
     ]

@@ -101,8 +101,13 @@ def quality_steps(quality: str | None, default: int, most: int) -> int:
     return default
 
 
-def plan(request: Request, view: ModelView, name: str, seed: int) -> Plan:
-    """What a worker of ImageModel `view` is asked for a request to the pool's model `name`.
+def priority(request: Request, batch: bool) -> str:
+    """Of a request, `interactive` or `batch`: its own, else that of the pools' tier."""
+    return request.parameters.priority or ("batch" if batch else "interactive")
+
+
+def plan(request: Request, view: ModelView, name: str, seed: int, batch: bool = False) -> Plan:
+    """What a worker of ImageModel `view` is asked for a request to the pool's model `name`, of tier batch or not.
 
     Raises ApiError (400) where the model never serves such a request: `limit_exceeded`, `unsupported_mode`,
     `adapter_not_found`.
@@ -136,7 +141,7 @@ def plan(request: Request, view: ModelView, name: str, seed: int) -> Plan:
         pool_model=name,
         quality=_QUALITY_NAMES.get(asked.quality) or asked.quality or "medium",
         adapters=asked.adapters or UNSET,
-        priority=asked.priority or "interactive",
+        priority=priority(request, batch),
         deadline_seconds=asked.deadline_seconds or UNSET,
         stream=asked.stream or False,
         partial_images=asked.partial_images or 0,

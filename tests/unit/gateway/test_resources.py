@@ -57,12 +57,15 @@ def test_a_placement_that_cannot_be_read_places_nothing(annotation: str | None) 
     assert resources.read_placement(annotation) == ()
 
 
-def pool(status: Any, entry: dict[str, Any] | None = None, *, suspend: bool = False) -> resources.PoolView:
+def pool(
+    status: Any, entry: dict[str, Any] | None = None, *, suspend: bool = False, **spec: Any
+) -> resources.PoolView:
     raw = {
         "metadata": {"name": "thumbs", "namespace": "art", "creationTimestamp": "2023-11-14T22:13:20Z"},
         "spec": {
             "models": [{"name": "shapes", "model": "shapes-1", "minResident": 1} | (entry or {})],
             "suspend": suspend,
+            **spec,
         },
         "status": status,
     }
@@ -71,6 +74,11 @@ def pool(status: Any, entry: dict[str, Any] | None = None, *, suspend: bool = Fa
 
 def test_before_its_first_status_a_pools_spec_gets_all_traffic() -> None:
     assert pool(None) == make_pool()
+
+
+def test_a_pools_tier_says_whether_its_requests_may_wait() -> None:
+    assert pool(None, tier="batch") == make_pool(batch=True)
+    assert pool(None, tier="interactive") == make_pool(batch=False)
 
 
 def test_status_splits_a_pools_traffic() -> None:

@@ -16,6 +16,7 @@ GOOD = {"IMAGEFLEET_CALLER_KEY_FILE": "/key/caller.pem"}
 def test_defaults() -> None:
     settings = read_settings(GOOD)
     assert (settings.host, settings.port, settings.hold_seconds) == ("0.0.0.0", 8080, 30.0)
+    assert settings.batch_hold_seconds == 300.0
     assert settings.caller_key_file == "/key/caller.pem"
     assert settings.upstream_seconds == 600.0
     assert settings.body_bytes == 256 * 1024 * 1024

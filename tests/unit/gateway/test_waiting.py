@@ -5,12 +5,14 @@ import json
 from typing import Any
 
 import pytest
+from imagefleet_runtime.gateway.resources import PoolView
 
 from tests.unit.gateway.builders import (
     PROMPT,
     FakeWorker,
     Harness,
     make_model,
+    make_pool,
     make_worker,
     refuses,
     until,
@@ -70,6 +72,36 @@ async def test_a_wait_that_ends_in_vain_says_when_to_come_back(impatient: Harnes
     status, headers, body = await impatient.post(PROMPT)
     assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "52")
     assert impatient.log[0]["code"] == "model_loading"
+
+
+BATCH = (make_pool(batch=True),)
+MIXED = (make_pool("overnight", batch=True), make_pool())
+
+
+@pytest.mark.parametrize(
+    ("pools", "priority", "waits"),
+    [
+        pytest.param(BATCH, {}, True, id="a batch pool's"),
+        pytest.param(BATCH, {"priority": "interactive"}, False, id="somebody waits for it all the same"),
+        pytest.param((make_pool(),), {}, False, id="an interactive pool's"),
+        pytest.param((make_pool(),), {"priority": "batch"}, True, id="one that says itself that it may wait"),
+        pytest.param(MIXED, {}, False, id="one that an interactive pool offers too"),
+    ],
+)
+async def test_what_is_batch_waits_longer_and_is_told_to_the_worker_as_batch(
+    pools: tuple[PoolView, ...], priority: dict[str, str], waits: bool, impatient: Harness
+) -> None:
+    impatient.set_fleet(pools=pools)
+    request = asyncio.create_task(impatient.post(PROMPT | priority))
+    if not waits:
+        assert (await request)[0] == 503
+        return
+    await until_held(impatient, 1)
+    await asyncio.sleep(0.1)
+    async with FakeWorker().serving() as worker:
+        impatient.set_fleet(worker.view(), pools=pools)
+        assert (await request)[0] == 200
+    assert worker.requests[0]["priority"] == "batch"
 
 
 async def test_a_load_that_outlasts_the_wait_says_what_remains(impatient: Harness) -> None:
