@@ -101,7 +101,7 @@ class App:
             "/readyz": self._readyz,
             "/metrics": lambda: (200, _METRICS, metrics.expose()),
             "/v1/models": self._models,
-            "/v1/gateway": lambda: (200, _JSON, report(pod, metrics, figures)),
+            "/v1/gateway": lambda: (200, _JSON, report(pod, metrics, figures, clock())),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -43,6 +43,10 @@ class Bearers(Protocol):
     def bearer(self, namespace: str, pool: str) -> bytes: ...
 
 
+# Statuses of replies to requests that were drawn, at least in part.
+_DRAWN = (200, 400, 500)
+
+
 def retry_reason(status: int, code: str) -> str | None:
     """Why a worker's reply means to try another worker; None where the reply stands."""
     if status == 429:
@@ -82,7 +86,7 @@ class Attempts:
         Raises ApiError, and SuspendedError where the ImageModel is or becomes suspended.
         """
         worker, share = choice.worker, choice.share
-        trace.key = (share.namespace, share.pool, share.model)
+        trace.key = share.key
         trace.worker = worker.pod
         trace.attempts += 1
         load = self._fleet.loads[worker.uid]
@@ -124,7 +128,7 @@ class Attempts:
                 deadline,
             )
             if isinstance(reply, Stream):
-                return await self._relay(visit, reply, plan, deadline)
+                return await self._relay(visit, reply, plan, deadline, trace)
         except TimeoutError:
             seconds = self._upstream_seconds
             raise server_error(
@@ -133,12 +137,15 @@ class Attempts:
                 f"The worker did not finish within {seconds:g} seconds. Ask for less work.",
             ) from None
         visit.hear(reply)
+        self._began(visit, reply, plan, trace)
         if reply.status == 200 and plan.body.stream:
             raise self._fault(worker, "answered a stream's request without a stream")
         trace.pictures = plan.body.n if reply.status == 200 else 0
         return reply
 
-    async def _relay(self, visit: Visit, stream: Stream, plan: work.Plan, deadline: float) -> Relay:
+    async def _relay(
+        self, visit: Visit, stream: Stream, plan: work.Plan, deadline: float, trace: Trace
+    ) -> Relay:
         """A stream whose first event has arrived. Raises ConnectionBrokenError, TimeoutError and ApiError."""
         worker = visit.choice.worker
         relay = Relay(visit, stream, plan.body.n, deadline)
@@ -153,7 +160,17 @@ class Attempts:
         except BaseException:
             stream.close()
             raise
+        self._began(visit, stream, plan, trace)
         return relay
+
+    def _began(self, visit: Visit, reply: Reply | Stream, plan: work.Plan, trace: Trace) -> None:
+        """Count the request as started, once, where the worker says that it drew."""
+        queued = measured(reply.header(b"x-imagefleet-queue-seconds"))
+        if trace.began or reply.status not in _DRAWN or (reply.status != 200 and queued is None):
+            return
+        trace.began = True
+        allowed = work.allowed_wait(plan.body, visit.choice.share.scaling.wait_seconds)
+        self._metrics.demand(trace.key).begin(visit.waited + (queued or 0.0), allowed)
 
     def _broken(self, trace: Trace, worker: Worker, error: ConnectionBrokenError) -> None:
         trace.tried.append(worker)

@@ -5,8 +5,8 @@ from collections import OrderedDict
 
 import msgspec
 
-from .metrics import Key
 from .parameters import Parameters
+from .resources import Key
 from .work import Request
 
 # What an entry takes beside its body, roughly (bytes).

@@ -1,5 +1,6 @@
 """One image request's way to a worker: choose, send, try another, wait."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from random import random as uniform
 from . import routing, work
 from .attempt import Attempts, Fleet
 from .cache import Cache
+from .demand import Demand, Held
 from .errors import SUSPENDED, ApiError, server_error
 from .hold import Hold, HoldFullError
 from .loads import NEUTRAL_RATE
@@ -22,6 +24,8 @@ from .suspension import route_suspended
 from .upstream import Reply
 
 MAX_ATTEMPTS = 3
+# Errors of a request that no worker had the time for.
+_NO_CAPACITY = ("queue_full", "model_loading")
 # Short enough to be typed again by hand.
 SEED_BITS = 32
 
@@ -56,6 +60,7 @@ class Dispatcher:
     async def generate(self, request: work.Request, trace: Trace) -> Reply | Relay:
         """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError."""
         seed = request.parameters.seed
+        trace.arrived = self._clock()
         trace.seed = _seeds.getrandbits(SEED_BITS) if seed is None else seed
         return await _Run(self, request, trace).serve()
 
@@ -80,9 +85,17 @@ class _Run:
         self._plans: dict[str, work.Plan] = {}
         # (pool, ImageModel) behind the name that turned out to be suspended on the way.
         self._closed: set[tuple[str, str]] = set()
-        self._counted = False
+        self._demand: Demand | None = None
 
     async def serve(self) -> Reply | Relay:
+        try:
+            return await self._serve()
+        except ApiError as error:
+            if self._demand is not None and error.code in _NO_CAPACITY and not self._trace.began:
+                self._demand.refuse()
+            raise
+
+    async def _serve(self) -> Reply | Relay:
         while True:
             if not self._route.pools:
                 kept = self._fall_back()
@@ -90,14 +103,13 @@ class _Run:
                     return kept
                 continue
             tiers = routing.draw(self._route, self._place)
-            share = tiers[0][0]
-            self._trace.key = (share.namespace, share.pool, share.model)
+            self._trace.key = tiers[0][0].key
             choice = self._choose(tiers)
             if choice is None:
                 await self._wait(tiers[0] + tiers[1])
                 self._look_again()
                 continue
-            self._count(choice.share, choice)
+            self._count(choice.share, choice.work_seconds)
             try:
                 reply = await self._d._attempts.make(choice, self._plan(choice.view), self._trace)
             except SuspendedError:
@@ -179,12 +191,16 @@ class _Run:
         if trace.failure is not None:
             raise trace.failure
         self._check_limits(shares)
+        # Demand is visible from here on, whether or not there is a worker, or anything was measured.
+        share, view = next((share, share.view) for share in shares if share.view and not share.view.stalled)
+        trace.key = share.key
+        seconds = self._units(view) * (view.rate or NEUTRAL_RATE)
+        self._count(share, seconds)
         if trace.hold_until is None:
             trace.hold_until = now + self._hold_seconds
         if now >= trace.hold_until:
             raise self._loading(shares)
-        self._count(shares[0], None)
-        with self._held():
+        with self._held(share, self._plan(view), seconds):
             try:
                 woken = await self._d._hold.wait(self._wait_is_over, trace.hold_until - now)
             except HoldFullError:
@@ -210,17 +226,20 @@ class _Run:
             return True
 
     @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        key, start = self._trace.key, self._d._clock()
-        demand = self._d._metrics.demand(key)
-        demand.held += 1
+    def _held(self, share: Share, plan: work.Plan, work_seconds: float) -> Iterator[None]:
+        start = self._d._clock()
+        demand = self._d._metrics.demand(share.key)
         try:
-            yield
+            with demand.holding(Held(self._trace.arrived, work_seconds)):
+                yield
+        except asyncio.CancelledError:
+            waited = self._d._clock() - self._trace.arrived
+            demand.give_up(waited, work.allowed_wait(plan.body, share.scaling.wait_seconds))
+            raise
         finally:
-            demand.held -= 1
-            seconds = self._d._clock() - start
-            self._trace.held_seconds += seconds
-            self._d._metrics.held(key, seconds)
+            held = self._d._clock() - start
+            self._trace.held_seconds += held
+            self._d._metrics.held(share.key, held)
 
     def _loading(self, shares: list[Share]) -> ApiError:
         seconds = routing.retry_after(shares, self._d._fleet.loads, self._d._clock())
@@ -231,14 +250,11 @@ class _Run:
             retry_after=seconds,
         )
 
-    def _count(self, share: Share, choice: Choice | None) -> None:
-        """Count the request's work as arrived, once."""
-        if self._counted or share.view is None:
-            return
-        self._counted = True
-        key = (share.namespace, share.pool, share.model)
-        work = choice.work_seconds if choice else self._units(share.view) * (share.view.rate or NEUTRAL_RATE)
-        self._d._metrics.demand(key).arrived_work_seconds += work
+    def _count(self, share: Share, work_seconds: float) -> None:
+        """Count the request and its work as arrived, once."""
+        if self._demand is None:
+            self._demand = self._d._metrics.demand(share.key)
+            self._demand.arrive(work_seconds, self._d._clock())
 
     def _keep(self, reply: Reply | Relay) -> None:
         """Where the name's fallback are earlier replies, this is one from now on."""

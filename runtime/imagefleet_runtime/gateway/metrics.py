@@ -1,59 +1,21 @@
 """Metrics and demand, labelled by what the cluster offers: a caller's words never make a label."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from .demand import LABELS, Demand, DemandCollector
 from .figures import WorkerFigures
+from .resources import NO_KEY, Key
 from .snapshot import Route
 
-_LABELS = ("namespace", "pool", "model")
 _SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600)
 _SCORES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 _OVERHEAD = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
-
-Key = tuple[str, str, str]
-"""Namespace, pool, ImageModel; all empty for a request that named no model of the fleet."""
-NO_KEY: Key = ("", "", "")
-
-
-@dataclass(slots=True)
-class Demand:
-    """What callers want of one ImageModel in one pool, as the operator reads it."""
-
-    held: int = 0
-    running: int = 0
-    arrived_work_seconds: float = 0.0
-    """Estimated GPU-seconds of all requests since the start of this process."""
-
-
-class _DemandCollector(Collector):
-    """Demand as metrics, read at each scrape."""
-
-    def __init__(self, demand: dict[Key, Demand]) -> None:
-        self._demand = demand
-
-    def collect(self) -> Iterator[Metric]:
-        held = GaugeMetricFamily(
-            "imagefleet_gateway_held_requests", "Requests that wait for a worker.", labels=_LABELS
-        )
-        running = GaugeMetricFamily(
-            "imagefleet_gateway_running_requests", "Requests that a worker has.", labels=_LABELS
-        )
-        arrived = CounterMetricFamily(
-            "imagefleet_gateway_arrived_work_seconds",
-            "Estimated GPU-seconds of the requests that arrived.",
-            labels=_LABELS,
-        )
-        for key, demand in self._demand.items():
-            held.add_metric(key, demand.held)
-            running.add_metric(key, demand.running)
-            arrived.add_metric(key, demand.arrived_work_seconds)
-        yield from (held, running, arrived)
 
 
 class _RouteCollector(Collector):
@@ -66,12 +28,12 @@ class _RouteCollector(Collector):
         percent = GaugeMetricFamily(
             "imagefleet_gateway_traffic_percent",
             "Share of a name's traffic that an ImageModel of a pool gets.",
-            labels=(*_LABELS, "name"),
+            labels=(*LABELS, "name"),
         )
         suspended = GaugeMetricFamily(
             "imagefleet_gateway_suspended",
             "1 for each ImageModel of a name that is suspended.",
-            labels=(*_LABELS, "name"),
+            labels=(*LABELS, "name"),
         )
         for route in self.routes:
             for share in route.shares:
@@ -82,7 +44,7 @@ class _RouteCollector(Collector):
 
 
 class Metrics:
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.registry = CollectorRegistry()
         self._demand: dict[Key, Demand] = {}
         self._seen: set[Key] = set()
@@ -94,20 +56,20 @@ class Metrics:
         self._requests = Counter(
             "imagefleet_gateway_requests",
             "Image requests that ended, by HTTP status; 499: the caller went away.",
-            (*_LABELS, "code"),
+            (*LABELS, "code"),
             registry=self.registry,
         )
         self._duration = Histogram(
             "imagefleet_gateway_request_duration_seconds",
             "Time from an image request's arrival to its reply.",
-            _LABELS,
+            LABELS,
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._first_event = Histogram(
             "imagefleet_gateway_first_event_seconds",
             "Time from the arrival of an image request that asks for a stream to its first event.",
-            _LABELS,
+            LABELS,
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -117,11 +79,11 @@ class Metrics:
             buckets=_OVERHEAD,
             registry=self.registry,
         )
-        self.registry.register(_DemandCollector(self._demand))
+        self.registry.register(DemandCollector(self._demand, clock))
         self._held_time = Histogram(
             "imagefleet_gateway_held_seconds",
             "How long held requests waited.",
-            _LABELS,
+            LABELS,
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -130,44 +92,44 @@ class Metrics:
         self._mirrored = Counter(
             "imagefleet_gateway_mirrored",
             "Copies of requests for an ImageModel that nobody waits for, by what became of them.",
-            (*_LABELS, "outcome"),
+            (*LABELS, "outcome"),
             registry=self.registry,
         )
         self._checked = Counter(
             "imagefleet_gateway_pictures_checked",
             "Pictures that a safety check looked at.",
-            _LABELS,
+            LABELS,
             registry=self.registry,
         )
         self._unsafe = Counter(
             "imagefleet_gateway_pictures_unsafe",
             "Pictures that a safety check found not to be shown.",
-            _LABELS,
+            LABELS,
             registry=self.registry,
         )
         self._quality = Histogram(
             "imagefleet_gateway_quality_score",
             "Mean score of a request's pictures, 0 to 1.",
-            _LABELS,
+            LABELS,
             buckets=_SCORES,
             registry=self.registry,
         )
         self._cache_hits = Counter(
             "imagefleet_gateway_cache_hits",
             "Requests for a suspended ImageModel that got an answer of earlier again.",
-            _LABELS,
+            LABELS,
             registry=self.registry,
         )
         self._fallbacks = Counter(
             "imagefleet_gateway_fallbacks",
             "Requests that another name served, by reason.",
-            (*_LABELS, "reason"),
+            (*LABELS, "reason"),
             registry=self.registry,
         )
         self._retries = Counter(
             "imagefleet_gateway_retries",
             "Attempts that a worker did not serve, by reason.",
-            ("namespace", "pool", "model", "reason"),
+            (*LABELS, "reason"),
             registry=self.registry,
         )
         self._watch_age = Gauge(
@@ -253,7 +215,7 @@ class Metrics:
         self._routes.routes = routes = tuple({(r.namespace, r.name): r for r in routes}.values())
         offered = {NO_KEY}
         for route in routes:
-            offered |= {(s.namespace, s.pool, s.model) for s in (*route.shares, *route.mirrors)}
+            offered |= {s.key for s in (*route.shares, *route.mirrors)}
             offered |= {(route.namespace, pool, model) for pool, model in route.suspended}
         busy = {key for key, demand in self._demand.items() if demand.held or demand.running}
         # A request may end after its model has gone, or without any demand: what has a series counts too.
@@ -265,7 +227,7 @@ class Metrics:
         self._demand.pop(key, None)
         for children in (self._durations, self._checks, self._scores):
             children.pop(key, None)
-        labels = dict(zip(_LABELS, key, strict=True))
+        labels = dict(zip(LABELS, key, strict=True))
         for code in [c for c in self._codes if c[0] == key]:
             del self._codes[code]
         for metric in (

@@ -165,7 +165,7 @@ class Mirror:
         own = Trace(
             trace.request_id[: _MAX_ID - len(_ID_SUFFIX)] + _ID_SUFFIX,
             self._clock(),
-            key=(share.namespace, share.pool, share.model),
+            key=share.key,
         )
         copy = _Copy(name, choice, _in_background(plan.body), plan.units, size, own)
         task = asyncio.create_task(self._draw(copy))

@@ -7,12 +7,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
+from .demand import Demand
 from .errors import SUSPENDED, ApiError, server_error
 from .events import EventTooLargeError, Splitter, error_code, error_event, is_completed
 from .figures import NO_FIGURES, Name, WorkerFigures, read_figures
 from .loads import WorkerLoad
-from .metrics import NO_KEY, Demand, Key
-from .resources import Worker
+from .resources import NO_KEY, Key, Worker
 from .routing import Choice
 from .upstream import ConnectionBrokenError, Reply, Stream
 
@@ -23,6 +23,7 @@ class Trace:
 
     request_id: str
     start: float
+    """When its head arrived."""
     tracing: tuple[tuple[bytes, bytes], ...] = ()
     """W3C Trace Context headers, handed on to the worker."""
     headers: Sequence[tuple[bytes, bytes]] = field(default=(), repr=False)
@@ -35,6 +36,10 @@ class Trace:
     worker_code: str = ""
     """The error code of a worker's reply that was passed on."""
     attempts: int = 0
+    arrived: float = 0.0
+    """When it was complete: from then on it waits."""
+    began: bool = False
+    """A worker began it."""
     held_seconds: float = 0.0
     worker_seconds: float = 0.0
     tried: list[Worker] = field(default_factory=list)
@@ -142,6 +147,11 @@ class Visit:
         elif self._task is not None and not self._stopped:
             self._stopped = True
             self._task.cancel()
+
+    @property
+    def waited(self) -> float:
+        """Seconds from the request's arrival until it was sent here."""
+        return self._start - self._trace.arrived
 
     def hear(self, reply: Reply | Stream) -> None:
         """Take over what the worker says of its load."""

@@ -8,17 +8,10 @@ from .metrics import Metrics
 _encoder = msgspec.json.Encoder()
 
 
-def report(pod: str, metrics: Metrics, figures: Figures) -> bytes:
+def report(pod: str, metrics: Metrics, figures: Figures, now: float) -> bytes:
     """JSON in the form that docs/contract.md gives."""
     models = [
-        {
-            "namespace": namespace,
-            "pool": pool,
-            "model": model,
-            "held": demand.held,
-            "running": demand.running,
-            "arrivedWorkSeconds": demand.arrived_work_seconds,
-        }
+        {"namespace": namespace, "pool": pool, "model": model} | demand.report(now)
         for (namespace, pool, model), demand in metrics.demands()
     ]
     return _encoder.encode({"pod": pod, "models": models, "names": figures.report()})

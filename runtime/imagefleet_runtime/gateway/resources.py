@@ -27,7 +27,13 @@ from .schemas import (
 WORKER_PORT = 8000
 PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
 POOL_LABEL = "imagefleet.dev/pool"
+# Seconds; the default of `spec.scaling.waitSeconds`, for pools without `spec.scaling` too.
+WAIT_SECONDS = 30.0
 WORKER_SELECTOR = "app.kubernetes.io/name=imagefleet-worker"
+
+Key = tuple[str, str, str]
+"""Namespace, pool, ImageModel; all empty for a request that named no model of the fleet."""
+NO_KEY: Key = ("", "", "")
 
 
 @dataclass(frozen=True)
@@ -96,12 +102,29 @@ class PoolModel:
 
 
 @dataclass(frozen=True)
+class Scaling:
+    """How long a pool's requests may wait, and what the operator says of workers to come."""
+
+    wait_seconds: float = WAIT_SECONDS
+    """A request is in time where it begins so soon after its arrival."""
+    expected_at: float | None = None
+    """When the next worker should draw, Unix time; None where none is on its way."""
+    start_seconds: float | None = None
+    """From the decision for a worker until it is ready; None where none was measured."""
+
+
+NO_SCALING = Scaling()
+"""Of a pool that says nothing."""
+
+
+@dataclass(frozen=True)
 class PoolView:
     namespace: str
     name: str
     created: int
     """Unix time."""
     models: tuple[PoolModel, ...]
+    scaling: Scaling = NO_SCALING
     batch: bool = False
     """Its tier: requests may wait unless they say that somebody does."""
 
@@ -174,8 +197,24 @@ def read_pool(pool: Pool) -> PoolView:
         for entry in pool.spec.models
     )
     meta = pool.metadata
-    created = _unix_time(meta.creation_timestamp)
-    return PoolView(meta.namespace, meta.name, created, models, batch=pool.spec.tier == "batch")
+    return PoolView(
+        meta.namespace,
+        meta.name,
+        int(_unix_time(meta.creation_timestamp) or 0),
+        models,
+        _read_scaling(pool),
+        batch=pool.spec.tier == "batch",
+    )
+
+
+def _read_scaling(pool: Pool) -> Scaling:
+    spec, status = pool.spec.scaling, pool.status.scaling if pool.status else None
+    wait = measured(spec.wait_seconds) if spec else None
+    return Scaling(
+        WAIT_SECONDS if wait is None else wait,
+        _unix_time(status.expected_at) if status else None,
+        measured(status.start_seconds) if status else None,
+    )
 
 
 def _read_entry(
@@ -270,5 +309,9 @@ def _http_port(pod: Pod) -> int:
     return WORKER_PORT
 
 
-def _unix_time(timestamp: str | None) -> int:
-    return int(datetime.fromisoformat(timestamp).timestamp()) if timestamp else 0
+def _unix_time(timestamp: str | None) -> float | None:
+    """Seconds since the epoch; None (no opinion) where there is no time in RFC 3339."""
+    try:
+        return datetime.fromisoformat(timestamp).timestamp() if timestamp else None
+    except ValueError:
+        return None

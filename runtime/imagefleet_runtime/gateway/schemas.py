@@ -73,10 +73,15 @@ class PoolModelSpec(msgspec.Struct, frozen=True, rename="camel"):
     stickiness: _Stickiness | None = None
 
 
+class _Scaling(msgspec.Struct, frozen=True, rename="camel"):
+    wait_seconds: Any = None
+
+
 class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
     models: list[PoolModelSpec] = []
     suspend: bool = False
     tier: str = "interactive"
+    scaling: _Scaling | None = None
 
 
 class Traffic(msgspec.Struct, frozen=True, rename="camel"):
@@ -98,9 +103,15 @@ class _Suspension(msgspec.Struct, frozen=True):
     until: str | None = None
 
 
+class _ScalingStatus(msgspec.Struct, frozen=True, rename="camel"):
+    expected_at: str | None = None
+    start_seconds: Any = None
+
+
 class PoolStatus(msgspec.Struct, frozen=True, rename="camel"):
     models: list[PoolModelStatus] | None = None
     suspensions: list[_Suspension] | None = None
+    scaling: _ScalingStatus | None = None
 
 
 class Pool(msgspec.Struct, frozen=True, rename="camel"):

@@ -28,7 +28,7 @@ class Gateway:
         self, settings: Settings, tokens: Tokens, log: Sink, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.fleet = Fleet()
-        self.metrics = Metrics()
+        self.metrics = Metrics(clock)
         self.figures = Figures(clock=clock)
         self.hold = Hold(settings.hold_limit)
         self.upstream = Upstream()

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from .errors import ApiError, invalid
-from .resources import Fallback, ModelView, PoolModel, PoolView, Stickiness, Worker
+from .resources import NO_SCALING, Fallback, Key, ModelView, PoolModel, PoolView, Scaling, Stickiness, Worker
 
 # A message that lists names stays readable in a log line.
 _NAMES_SHOWN = 8
@@ -31,6 +31,12 @@ class Share:
     """Workers of the pool whose placement allows the model."""
     scored: bool = False
     """Its pictures are compared with another ImageModel's."""
+    scaling: Scaling = NO_SCALING
+    """Of the pool."""
+
+    @property
+    def key(self) -> Key:
+        return self.namespace, self.pool, self.model
 
 
 @dataclass(frozen=True)
@@ -171,6 +177,7 @@ def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable
                 view=views.get((pool.namespace, model)),
                 workers=tuple(placed.get((pool.namespace, pool.name, model), ())),
                 scored=entry.scored,
+                scaling=pool.scaling,
             )
             for model, percent in percents
             if not entry.suspends(model)

@@ -18,6 +18,8 @@ from .resources import ModelView
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
 # How much of a picture is drawn anew where the caller does not say; the worker's defaults too.
 DEFAULT_STRENGTH = {IMAGE_TO_IMAGE: 0.8, INPAINTING: 1.0}
+# By when a request of class batch is wanted where the caller does not say (seconds); the worker's default too.
+BATCH_DEADLINE_SECONDS = 3600.0
 _SOONEST_DEADLINE_SECONDS = 0.001
 _MODE_PARAMETERS = {TEXT_TO_IMAGE: None, IMAGE_TO_IMAGE: "image", INPAINTING: "mask"}
 _NAME_SHOWN = 100
@@ -151,6 +153,25 @@ def plan(request: Request, view: ModelView, name: str, seed: int, batch: bool = 
     guidance = view.guidance_scale if asked.guidance_scale is None else asked.guidance_scale
     drawn = drawn_steps(request, steps or view.steps)
     return Plan(view, body, work_units(megapixels, drawn, count, guidance))
+
+
+def patience(body: WorkerRequest, wait_seconds: float) -> float:
+    """Seconds after its arrival by which a request should begin: its deadline where the caller gave one.
+
+    Else an hour for class batch, and `wait_seconds`, the pool's, for all others.
+    """
+    if body.deadline_seconds is not UNSET:
+        return body.deadline_seconds
+    return BATCH_DEADLINE_SECONDS if body.priority == "batch" else wait_seconds
+
+
+def allowed_wait(body: WorkerRequest, wait_seconds: float) -> float:
+    """Seconds after which a request that has not begun is late in the eyes of the operator.
+
+    A deadline that is shorter than the pool's wait is the caller's wish, no reason for more workers.
+    Example: of a pool with a wait of 30 s, a deadline of 5 s allows 30 s, one of 60 s allows 60 s.
+    """
+    return max(wait_seconds, patience(body, wait_seconds))
 
 
 def _add_pictures(body: WorkerRequest, request: Request) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from imagefleet_runtime.gateway.figures import WorkerFigures
-from imagefleet_runtime.gateway.metrics import NO_KEY, Metrics
-from imagefleet_runtime.gateway.resources import PoolModel
+from imagefleet_runtime.gateway.metrics import Metrics
+from imagefleet_runtime.gateway.resources import NO_KEY, PoolModel
 from imagefleet_runtime.gateway.snapshot import Route, build
 
 from tests.unit.gateway.builders import (
@@ -22,18 +22,6 @@ from tests.unit.gateway.builders import (
 
 DOCS = Path(__file__).parents[3] / "docs/gateway.md"
 SHAPES = ("art", "thumbs", "shapes-1")
-
-
-async def test_demand_counts_work_once(gateway: Harness) -> None:
-    async with FakeWorker().serving() as worker:
-        gateway.set_fleet(worker.view())
-        for _ in range(2):
-            await gateway.post(PROMPT)
-        _, text = await gateway.get("/v1/gateway")
-    (entry,) = json.loads(text)["models"]
-    # Two pictures of 10.48576 megapixel-steps at 0.01 s.
-    assert entry.pop("arrivedWorkSeconds") == pytest.approx(0.2097152)
-    assert entry == {"namespace": "art", "pool": "thumbs", "model": "shapes-1", "held": 0, "running": 0}
 
 
 async def test_metrics_name_only_what_the_cluster_offers(gateway: Harness) -> None:

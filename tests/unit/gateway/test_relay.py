@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from imagefleet_runtime.gateway.demand import Demand
 from imagefleet_runtime.gateway.errors import ApiError, server_error
 from imagefleet_runtime.gateway.loads import WorkerLoad
-from imagefleet_runtime.gateway.metrics import Demand
 from imagefleet_runtime.gateway.relay import Relay, SuspendedError, Trace, Visit
 from imagefleet_runtime.gateway.routing import Choice
 from imagefleet_runtime.gateway.snapshot import Share

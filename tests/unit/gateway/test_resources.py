@@ -124,6 +124,27 @@ def test_without_traffic_a_suspended_model_gets_none_of_the_specs(models: Any) -
     assert read == make_pool(offers={"shapes": {}}, entry={"suspended_models": ("shapes-1",)})
 
 
+SCALINGS: dict[str, tuple[Any, Any, resources.Scaling]] = {
+    "as it is told": (
+        {"waitSeconds": 12},
+        {"expectedAt": "2023-11-14T22:13:20.500000Z", "startSeconds": "41.5"},
+        resources.Scaling(12.0, 1_700_000_000.5, 41.5),
+    ),
+    "that says nothing": ({}, {}, resources.Scaling(30.0)),
+    "that is absent": (None, None, resources.Scaling(30.0)),
+    "that cannot be": (
+        {"waitSeconds": "NaN"},
+        {"expectedAt": "soon", "startSeconds": -1},
+        resources.Scaling(30.0),
+    ),
+}
+
+
+@pytest.mark.parametrize(("spec", "status", "want"), SCALINGS.values(), ids=SCALINGS.keys())
+def test_a_scaling(spec: Any, status: Any, want: resources.Scaling) -> None:
+    assert pool({"scaling": status}, scaling=spec).scaling == want
+
+
 ENTRIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "another name as fallback": ({"fallback": {"model": "other"}}, {"fallback": resources.Fallback("other")}),
     "earlier replies as fallback": (
