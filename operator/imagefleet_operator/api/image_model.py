@@ -189,6 +189,28 @@ class Limits(ApiModel):
     max_images: Int32 = Field(default=4, description="The most pictures of one request (n).", ge=1, le=10)
 
 
+DEGRADED_CHECK = Check(
+    cel="has(self.steps) || has(self.size)",
+    holds=lambda degraded: degraded.steps is not None or degraded.size is not None,
+    message="degraded says what a picture may be reduced to: set steps, for example 8, size, for example 256x256, "
+    "or both",
+)
+
+
+class Degraded(ApiModel):
+    """What a picture may be reduced to while a budget asks for it."""
+
+    steps: Int32 | None = Field(
+        default=None, description="The most denoising steps then. Absent: as many as ever.", ge=1, le=1000
+    )
+    size: Annotated[str, Checked(SIZE_CHECK, SIZE_STEP_CHECK)] | None = Field(
+        default=None,
+        description="No more pixels than of this size then, WIDTHxHEIGHT; a picture's shape stays as it was asked "
+        "for. Absent: as many as ever.",
+        max_length=11,
+    )
+
+
 class License(ApiModel):
     """Under what terms the model may be used."""
 
@@ -251,6 +273,11 @@ class ImageModelSpec(ApiModel):
         default_factory=Limits,
         description="The most that one request may ask for; more is refused, never trimmed.",
         json_schema_extra={"default": {}},
+    )
+    degraded: Annotated[Degraded, Checked(DEGRADED_CHECK)] | None = Field(
+        default=None,
+        description="What pictures are reduced to while a pool's budget is nearly used up and its onExhausted is "
+        "degrade. Absent: they never are.",
     )
     sizes: tuple[Annotated[str, Checked(SIZE_CHECK, SIZE_STEP_CHECK), Field(max_length=11)], ...] = Field(
         default_factory=tuple,

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, JsonValue, WithJsonSchema, model_validator
 
+from imagefleet_operator.api.budget import BUDGET_CHECKS, Budget
 from imagefleet_operator.api.checks import Check, Checked, pattern
 from imagefleet_operator.api.common import (
     ApiModel,
@@ -302,6 +303,10 @@ class InferencePoolSpec(ApiModel):
         default=False,
         description="true: the pool draws nothing, and what is under way is ended. It stays so until this is "
         "false again, whether the operator runs or not.",
+    )
+    budget: Annotated[Budget, Checked(*BUDGET_CHECKS)] | None = Field(
+        default=None,
+        description="What the pool may spend in a day. Absent: no limit, and nothing is counted.",
     )
     replicas: Int32 | None = Field(
         default=None,

@@ -2,6 +2,7 @@
 
 from pydantic import Field, JsonValue
 
+from imagefleet_operator.api.budget import PoolBudgetStatus, Spend
 from imagefleet_operator.api.common import ApiModel, Int32, Int64, Status, Time, list_map
 from imagefleet_operator.api.rollout_status import (
     BudgetStatus,
@@ -111,6 +112,10 @@ class InferencePoolStatus(Status):
     command: CommandStatus | None = Field(
         default=None, description="What came of the annotation imagefleet.dev/rollout."
     )
+    budget: PoolBudgetStatus | None = Field(
+        default=None, description="How it stands in spec.budget; absent without one."
+    )
+    spend: Spend | None = Field(default=None, description="What was spent today; absent without spec.budget.")
     accelerator: AcceleratorStatus | None = Field(
         default=None, description="The accelerators of all workers together; absent where there is none."
     )

@@ -32,7 +32,7 @@ KINDS: dict[str, type[ImageModel] | type[InferencePool]] = {
     "InferencePool": InferencePool,
 }
 METADATA = {"name": "shapes-1", "namespace": "studio", "uid": "u-1", "generation": 3, "resourceVersion": "17"}
-ROLLOUTS = ("rollout", "slo", "stickiness", "experiment", "shadow", "fallback", "checks")
+ROLLOUTS = ("rollout", "slo", "stickiness", "experiment", "shadow", "fallback", "checks", "budget")
 ONLY_THE_API_SERVER = ("unknown field", "Duplicate value", "must be of type")
 """Fields that are not there, items that are there twice, and texts that pydantic reads as numbers."""
 ROLLOUT_MISTAKES = [
