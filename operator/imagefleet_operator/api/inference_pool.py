@@ -21,6 +21,7 @@ from imagefleet_operator.api.common import (
 )
 from imagefleet_operator.api.inference_pool_status import InferencePoolStatus
 from imagefleet_operator.api.pool_model import ENTRY_CHECKS, MAX_MODELS, PoolModel
+from imagefleet_operator.api.scaling import BOUNDS_CHECK, Scaling, WarmPool
 from imagefleet_operator.api.spot import Tier
 
 # Bounded, since the cost that the API server grants a rule is that of the largest value there could be.
@@ -258,6 +259,26 @@ FLOOR_CHECK = Check(
     "name, for example shapes",
     path=".worker.checks",
 )
+REPLICAS_CHECK = Check(
+    cel="!has(self.replicas) || !has(self.scaling) || self.scaling.mode == 'External'",
+    holds=lambda spec: spec.replicas is None or spec.scaling is None or spec.scaling.mode == "External",
+    message="spec.scaling decides the number of workers: leave spec.replicas out and set scaling.minReplicas and "
+    "scaling.maxReplicas, or set scaling.mode: External for kubectl scale or another autoscaler to write it",
+    path=".replicas",
+    reason="FieldValueForbidden",
+)
+FORECAST_CHECK = Check(
+    cel="!has(self.warmPool) || !self.warmPool.forecast || (has(self.scaling) && self.scaling.mode == 'Internal')",
+    holds=lambda spec: (
+        spec.warm_pool is None
+        or not spec.warm_pool.forecast
+        or (spec.scaling is not None and spec.scaling.mode == "Internal")
+    ),
+    message="warmPool.forecast needs a demand that is learned: set spec.scaling with mode: Internal instead of "
+    "spec.replicas, or write a warmPool.schedule",
+    path=".warmPool.forecast",
+)
+POOL_CHECKS = (FLOOR_CHECK, REPLICAS_CHECK, FORECAST_CHECK)
 
 
 class InferencePoolSpec(ApiModel):
@@ -266,13 +287,14 @@ class InferencePoolSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             rule(
-                "has(self.replicas)",
+                "has(self.replicas) || has(self.scaling)",
                 "set spec.replicas to the number of workers: for example replicas: 1 (kubectl scale changes "
-                "it later)",
+                "it later), or spec.scaling for a number that follows the demand: for example scaling: "
+                "{maxReplicas: 4}",
                 path=".replicas",
                 reason="FieldValueRequired",
             ),
-            rule(FLOOR_CHECK.cel, FLOOR_CHECK.message, path=FLOOR_CHECK.path),
+            *(rule(c.cel, c.message, path=c.path, reason=c.reason) for c in POOL_CHECKS),
         )
     )
 
@@ -310,14 +332,24 @@ class InferencePoolSpec(ApiModel):
     )
     replicas: Int32 | None = Field(
         default=None,
-        description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it.",
+        description="Workers of the pool. 0 stops them all and keeps the pool. `kubectl scale` sets it. With scaling "
+        "it is there in mode External alone; absent there: scaling.minReplicas.",
         ge=0,
+    )
+    scaling: Annotated[Scaling, Checked(BOUNDS_CHECK)] | None = Field(
+        default=None,
+        description="Have the number of workers follow the demand, instead of replicas.",
+    )
+    warm_pool: WarmPool | None = Field(
+        default=None,
+        description="Workers that wait without requests, so that one that is needed takes them at once. Absent: none.",
     )
 
     @model_validator(mode="after")
-    def _measured_floors(self) -> Self:
-        if not FLOOR_CHECK.holds(self):
-            raise ValueError(FLOOR_CHECK.message)
+    def _fields_together(self) -> Self:
+        for check in POOL_CHECKS:
+            if not check.holds(self):
+                raise ValueError(check.message)
         return self
 
 

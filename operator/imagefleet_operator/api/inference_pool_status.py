@@ -13,6 +13,7 @@ from imagefleet_operator.api.rollout_status import (
     RolloutSummary,
     Suspension,
 )
+from imagefleet_operator.api.scaling_status import ScalingStatus, WarmStatus
 
 _ATOMIC: dict[str, JsonValue] = {"x-kubernetes-list-type": "atomic"}
 
@@ -118,4 +119,11 @@ class InferencePoolStatus(Status):
     spend: Spend | None = Field(default=None, description="What was spent today; absent without spec.budget.")
     accelerator: AcceleratorStatus | None = Field(
         default=None, description="The accelerators of all workers together; absent where there is none."
+    )
+    scaling: ScalingStatus | None = Field(
+        default=None,
+        description="How many workers there should be and why; absent for a pool without scaling and warmPool.",
+    )
+    warm: WarmStatus | None = Field(
+        default=None, description="The warm workers; absent for a pool without warmPool."
     )

@@ -32,13 +32,27 @@ KINDS: dict[str, type[ImageModel] | type[InferencePool]] = {
     "InferencePool": InferencePool,
 }
 METADATA = {"name": "shapes-1", "namespace": "studio", "uid": "u-1", "generation": 3, "resourceVersion": "17"}
+<<<<<<< HEAD
 ROLLOUTS = ("rollout", "slo", "stickiness", "experiment", "shadow", "fallback", "checks", "budget")
+=======
+READ_TOO = (
+    "rollout",
+    "slo",
+    "stickiness",
+    "experiment",
+    "shadow",
+    "fallback",
+    "checks",
+    "scaling",
+    "warm-pool",
+)
+>>>>>>> a9107ab (API: spec.scaling, spec.warmPool and what status says of them; replicas XOR scaling)
 ONLY_THE_API_SERVER = ("unknown field", "Duplicate value", "must be of type")
 """Fields that are not there, items that are there twice, and texts that pydantic reads as numbers."""
-ROLLOUT_MISTAKES = [
+MISTAKES = [
     manifest
     for manifest in refused_manifests()
-    if manifest.path.stem.removeprefix("pool-").startswith(ROLLOUTS)
+    if manifest.path.stem.removeprefix("pool-").startswith(READ_TOO)
     and not any(what in str(manifest.refusal) for what in ONLY_THE_API_SERVER)
 ]
 
@@ -83,7 +97,7 @@ def test_what_only_the_operator_can_find_wrong_is_still_read(manifest: Any) -> N
         assert parsed.metadata.name == document["metadata"]["name"]
 
 
-@pytest.mark.parametrize("manifest", ROLLOUT_MISTAKES, ids=lambda manifest: manifest.path.stem)
+@pytest.mark.parametrize("manifest", MISTAKES, ids=lambda manifest: manifest.path.stem)
 def test_what_the_api_server_refuses_is_not_read_either(manifest: BadManifest) -> None:
     with pytest.raises(InvalidResource) as caught:
         InferencePool.parse(stored(manifest.documents[-1]))

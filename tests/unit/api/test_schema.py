@@ -22,7 +22,12 @@ from scripts.generate_crds import (
 from tests.integration.manifests import FOLDER, refused_manifests
 
 MAX_BYTES = 200_000
-ORDERED = (".spec.models[].rollout.steps", ".status.history", ".status.suspensions")
+ORDERED = (
+    ".spec.models[].rollout.steps",
+    ".status.history",
+    ".status.suspensions",
+    ".status.scaling.decisions",
+)
 DEFINITIONS = {kind.resource.KIND: custom_resource_definition(kind) for kind in KINDS}
 
 
