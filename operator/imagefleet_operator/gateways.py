@@ -18,6 +18,7 @@ from imagefleet_operator.pod_http import CallError, PodClient
 from imagefleet_operator.store.demand import Asked, Demands, ModelKey, read_demand
 from imagefleet_operator.store.figures import Entry, InvalidFiguresError, read_figures
 from imagefleet_operator.store.ledger import Ledger
+from imagefleet_operator.store.loads import Loads, Route, Said, read_loads
 from imagefleet_operator.store.store import Key
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class Told:
 
     figures: dict[Entry, NameFigures]
     asked: dict[ModelKey, Asked]
+    loads: dict[Route, Said]
 
 
 class GatewayClient:
@@ -68,19 +70,20 @@ class GatewayClient:
         path = "/v1/gateway"
         answer = await self._pods.call("GET", (ip, PORT), path, seconds=GET_SECONDS, most_bytes=FIGURES_BYTES)
         try:
-            return Told(read_figures(answer), read_demand(answer))
+            return Told(read_figures(answer), read_demand(answer), read_loads(answer))
         except InvalidFiguresError as error:
             raise CallError(f"GET {path}: {type(error).__name__}", str(error)) from error
 
 
 class Gateways:
-    """What all gateways counted, brought to the ledger and the demands. ``add`` puts a key into the queue; ``wake`` is
+    """What all gateways counted, brought to ledger, demands and loads. ``add`` puts a key into the queue; ``wake`` is
     called with the keys of the watched pools that news concern, and of those that are to be told of demand."""
 
     def __init__(
         self,
         ledger: Ledger,
         demands: Demands,
+        loads: Loads,
         client: KubeClient,
         gateways: GatewayClient,
         *,
@@ -91,6 +94,7 @@ class Gateways:
     ) -> None:
         self._ledger = ledger
         self._demands = demands
+        self._loads = loads
         self._client = client
         self._gateways = gateways
         self._namespace = namespace
@@ -132,6 +136,7 @@ class Gateways:
         for gone in {pod.uid for pod in known.values()} - uids:
             self._ledger.drop(gone)
             self._demands.drop(gone)
+            self._loads.drop(gone)
             self._silent.discard(gone)
         for name, pod in found.items():
             if known.get(name) != pod:
@@ -154,6 +159,7 @@ class Gateways:
         if self._pods.get(name) != pod:
             return  # it has gone meanwhile, and its figures with it
         news = self._ledger.put(pod.uid, told.figures) & self._watched
+        news |= self._loads.put(pod.uid, told.loads) & self._watched
         news |= self._demands.put(pod.uid, told.asked)
         self._wake([("pool", *pool) for pool in sorted(news)])
 

@@ -72,6 +72,7 @@ class Leader:
         self._counts = Gateways(
             self._store.figures,
             self._store.demands,
+            self._store.loads,
             client,
             self._gateways,
             namespace=settings.lease.namespace,

@@ -33,6 +33,7 @@ def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusa
         refusals=tuple(refusals),
         figures=_figures(store, pool),
         demand=store.demands.of(pool.namespace, pool.name),
+        load=store.loads.of(pool.namespace, pool.name),
     )
 
 

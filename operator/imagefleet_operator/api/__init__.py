@@ -54,6 +54,7 @@ from imagefleet_operator.api.pool_model import (
 )
 from imagefleet_operator.api.quantity import bytes_quantity, quantity_bytes, quantity_value
 from imagefleet_operator.api.rollout import Analysis, LatencySlo, Rollout, RolloutStep, Slo
+from imagefleet_operator.api.scaling import Scaling, ScalingRules, WarmPool, WarmWindow
 from imagefleet_operator.api.source import AdapterSource, SecretRef, Source
 
 __all__ = [
@@ -95,6 +96,8 @@ __all__ = [
     "Resources",
     "Rollout",
     "RolloutStep",
+    "Scaling",
+    "ScalingRules",
     "SecretRef",
     "Shadow",
     "SizePerformance",
@@ -104,6 +107,8 @@ __all__ = [
     "StepCache",
     "Stickiness",
     "Traffic",
+    "WarmPool",
+    "WarmWindow",
     "Worker",
     "bytes_quantity",
     "quantity_bytes",

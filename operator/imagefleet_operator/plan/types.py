@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from imagefleet_operator.plan.capacity_types import Load, PoolScaling, WarmSpec
 from imagefleet_operator.plan.rollout_types import Experiment, NameFigures, RolloutSpec, Shadow, Slo
 
 S = TypeVar("S")
@@ -43,6 +44,7 @@ class PoolSpec:
 
     models: tuple[PoolModel, ...]
     replicas: int
+    """Workers that should take requests. With ``scaling``: before anything was decided."""
     image: str | None = None
     """None: the operator's default worker image."""
     accelerator_resource: str = "nvidia.com/gpu"
@@ -55,6 +57,8 @@ class PoolSpec:
     """The worker's entry point that says which pictures may be shown; empty: none."""
     quality_score: str = ""
     """The worker's entry point that says how good a picture is; empty: none."""
+    scaling: PoolScaling | None = None
+    warm: WarmSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,11 @@ class Pod:
     model: str = ""
     requests: Mapping[str, float] = field(default_factory=dict)
     """What it takes of its node, by resource: the sum over its containers."""
+    created: float = 0.0
+    ready_since: float = 0.0
+    """Seconds since the epoch; 0: not known, or not ready."""
+    deletion_cost: int = 0
+    """Of several pods of one ReplicaSet that of the lowest goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +274,16 @@ class Report:
     draining: bool
     models: tuple[ModelReport, ...]
     devices: tuple[Device, ...] = ()
+    # These change with every step that it draws, which is no news: nothing but scaling asks for them, at its own pace.
+    work_seconds: float | None = field(default=None, compare=False)
+    """GPU-seconds of work that it has left; None: not said."""
+    requests: int = field(default=0, compare=False)
+    """That it has, queued and running."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether it says that it has nothing to do."""
+        return self.work_seconds == 0 and not self.requests
 
     def of(self, model: str) -> ModelReport | None:
         """What it says of one model; None where it does not name it."""
@@ -314,6 +333,8 @@ class PoolObserved:
     """What gateways counted lately, by entry; an entry that is absent: no opinion."""
     demand: Mapping[str, float] | None = None
     """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
+    load: Load = field(default_factory=Load)
+    """What gateways say that came, began and waits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def _by_model(bodies: Any, read: Callable[[Any], T | None]) -> dict[str, T]:
 
 
 def _arm(body: Mapping[str, Any]) -> Arm | None:
-    requests, errors, memory = (_whole(body, key) for key in ("requests", "errors", "outOfMemory"))
+    requests, errors, memory = (whole(body, key) for key in ("requests", "errors", "outOfMemory"))
     if requests is None or errors is None or memory is None or not memory <= errors <= requests:
         return None
     checked, unsafe = _checked(body)
@@ -67,7 +67,7 @@ def _arm(body: Mapping[str, Any]) -> Arm | None:
 
 
 def _budget(body: Mapping[str, Any]) -> Budget | None:
-    requests, failed, slow = (_whole(body, key) for key in ("requests", "failed", "slow"))
+    requests, failed, slow = (whole(body, key) for key in ("requests", "failed", "slow"))
     # Only successes are slow.
     if requests is None or failed is None or slow is None or failed + slow > requests:
         return None
@@ -75,7 +75,7 @@ def _budget(body: Mapping[str, Any]) -> Budget | None:
 
 
 def _checked(body: Mapping[str, Any]) -> tuple[int, int]:
-    checked, unsafe = _whole(body, "checked"), _whole(body, "unsafe")
+    checked, unsafe = whole(body, "checked"), whole(body, "unsafe")
     return (0, 0) if checked is None or unsafe is None or unsafe > checked else (checked, unsafe)
 
 
@@ -85,14 +85,14 @@ def _moments(body: Any) -> Moments:
     Worked example: 2 values of sum 4 have squares of at least 8 (2 and 2).
     """
     found: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-    count, total, squares = _whole(found, "count"), number(found, "sum"), number(found, "squares")
+    count, total, squares = whole(found, "count"), number(found, "sum"), number(found, "squares")
     if count is None or total is None or squares is None or squares < 0:
         return Moments()
     return Moments(count, total, squares) if total * total <= count * squares * (1 + ROUNDING) else Moments()
 
 
 def _served(body: Mapping[str, Any]) -> Served | None:
-    requests, pictures = _whole(body, "requests"), _whole(body, "pictures")
+    requests, pictures = whole(body, "requests"), whole(body, "pictures")
     first, last = number(body, "first"), number(body, "last")
     if requests is None or pictures is None or first is None or last is None or not 0 < first <= last:
         return None
@@ -107,6 +107,7 @@ def number(body: Mapping[str, Any], key: str) -> float | None:
     return float(value)
 
 
-def _whole(body: Mapping[str, Any], key: str) -> int | None:
+def whole(body: Mapping[str, Any], key: str) -> int | None:
+    """A field as a count; None where it is none."""
     value = number(body, key)
     return int(value) if value is not None and value >= 0 and value.is_integer() else None

@@ -7,7 +7,14 @@ from datetime import datetime
 from sys import intern
 from typing import Any
 
-from imagefleet_operator.api import GROUP, AdapterSource, ImageModel, InferencePool, InvalidResource
+from imagefleet_operator.api import (
+    GROUP,
+    AdapterSource,
+    ImageModel,
+    InferencePool,
+    InferencePoolSpec,
+    InvalidResource,
+)
 from imagefleet_operator.api.quantity import quantity_value
 from imagefleet_operator.client import FIELD_MANAGER
 from imagefleet_operator.plan.types import (
@@ -24,7 +31,9 @@ from imagefleet_operator.plan.types import (
 )
 from imagefleet_operator.render import HASH_ANNOTATION
 from imagefleet_operator.store.rollout_records import entry_record
+from imagefleet_operator.store.scaling_records import scaling_record, warm_record
 
+DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
 ROLLOUT_ANNOTATION = "imagefleet.dev/rollout"
 POOL_LABEL = "imagefleet.dev/pool"
@@ -44,7 +53,7 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
     metadata = {"labels": dict(template.metadata.labels), "annotations": dict(template.metadata.annotations)}
     record = PoolSpec(
         models=tuple(entry_record(entry) for entry in spec.models),
-        replicas=1 if spec.replicas is None else spec.replicas,
+        replicas=_replicas(spec),
         image=worker.image and intern(worker.image),
         accelerator_resource=intern(worker.accelerator.resource),
         accelerator_count=worker.accelerator.count,
@@ -56,8 +65,16 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
         suspend=spec.suspend,
         safety_check=intern(worker.checks.safety or ""),
         quality_score=intern(worker.checks.quality or ""),
+        scaling=scaling_record(spec.scaling) if spec.scaling else None,
+        warm=warm_record(spec.warm_pool) if spec.warm_pool else None,
     )
     return replace(_parent(obj, record, ""), command=_command(obj), authors=_authors(obj))
+
+
+def _replicas(spec: InferencePoolSpec) -> int:
+    if spec.replicas is not None:
+        return spec.replicas
+    return spec.scaling.min_replicas if spec.scaling else 1
 
 
 def models_of_pool(pool: Parent[PoolSpec]) -> tuple[str, ...]:
@@ -228,8 +245,9 @@ def pod_record(obj: Mapping[str, Any]) -> Pod:
     """A worker's or a verification's pod."""
     metadata, status = obj["metadata"], obj.get("status") or {}
     labels = metadata.get("labels") or {}
-    controller = _controller(metadata)
-    ready = _conditions(obj).get("Ready", {}).get("status") == "True"
+    controller, annotations = _controller(metadata), metadata.get("annotations") or {}
+    told = _conditions(obj).get("Ready", {})
+    ready = told.get("status") == "True"
     return Pod(
         namespace=intern(metadata["namespace"]),
         name=metadata["name"],
@@ -237,14 +255,24 @@ def pod_record(obj: Mapping[str, Any]) -> Pod:
         ip=status.get("podIP", ""),
         ready=ready,
         deleting="deletionTimestamp" in metadata,
-        placement=(metadata.get("annotations") or {}).get(PLACEMENT_ANNOTATION, ""),
+        placement=annotations.get(PLACEMENT_ANNOTATION, ""),
         trouble=None if ready else _trouble(status, _conditions(obj)),
         result=_termination_message(status) if MODEL_LABEL in labels else "",
         job=controller.get("name", "") if controller.get("kind") == "Job" else "",
         pool=intern(labels.get(POOL_LABEL, "")),
         model=intern(labels.get(MODEL_LABEL, "")),
         requests=_requests(obj) if POOL_LABEL in labels else {},
+        created=_seconds(metadata.get("creationTimestamp")),
+        ready_since=_seconds(told.get("lastTransitionTime")) if ready else 0.0,
+        deletion_cost=_deletion_cost(annotations.get(DELETION_COST_ANNOTATION)),
     )
+
+
+def _deletion_cost(text: str | None) -> int:
+    try:
+        return int(text or 0)
+    except ValueError:
+        return 0  # so does Kubernetes read what is no number
 
 
 def _requests(obj: Mapping[str, Any]) -> dict[str, float]:

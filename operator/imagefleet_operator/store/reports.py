@@ -33,6 +33,8 @@ def read_report(body: Any) -> Report:
             draining=bool(body.get("draining", False)),
             models=tuple(sorted((_model(m) for m in body.get("models") or ()), key=lambda m: m.model)),
             devices=tuple(_device(d) for d in body.get("devices") or ()),
+            work_seconds=_number(body, "workSeconds"),
+            requests=sum(_requests(m) for m in body.get("models") or ()),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidReportError(f"{type(error).__name__}: {error}") from error
@@ -57,6 +59,10 @@ def _model(body: Mapping[str, Any]) -> ModelReport:
         modes=tuple(sorted({intern(mode) for mode in body.get("modes") or () if mode in MODES})),
         sizes=_sizes(body),
     )
+
+
+def _requests(body: Mapping[str, Any]) -> int:
+    return (_whole(body, "queued") or 0) + (_whole(body, "running") or 0)
 
 
 def _sizes(body: Mapping[str, Any]) -> tuple[SizeReport, ...]:

@@ -14,6 +14,7 @@ from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
 from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
 from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.ledger import Ledger
+from imagefleet_operator.store.loads import Loads
 from imagefleet_operator.store.records import (
     child_record,
     model_record,
@@ -60,6 +61,8 @@ class Store:
         """What gateways counted."""
         self.demands = Demands()
         """What callers want of each model."""
+        self.loads = Loads()
+        """What gateways say that came, began and waits."""
 
     # What is known.
 
@@ -117,9 +120,12 @@ class Store:
     def put_worker(self, pod: Pod, state: WorkerState) -> set[Key]:
         """Remember what a worker said, unless its pod has gone or is no longer ready by now."""
         current = self.pod(pod.namespace, pod.name)
-        if current is None or current.uid != pod.uid or not current.ready or self.worker(pod) == state:
+        if current is None or current.uid != pod.uid or not current.ready:
             return set()
+        known = self.worker(pod) == state
         self._workers[pod.namespace, pod.name] = state
+        if known:
+            return set()
         pool = self.pool(pod.namespace, pod.pool)
         return _keys_of(pod) | (
             self._concerned((POOL.kind, pod.namespace, pod.pool), pool) if pool else set()
@@ -201,6 +207,7 @@ class Store:
         if address[0] == POOL.kind:
             self.figures.forget_pool(old.namespace, old.name)
             self.demands.forget_pool(old.namespace, old.name)
+            self.loads.forget_pool(old.namespace, old.name)
         return keys
 
     def _link(self, address: Address, record: Record) -> set[Key]:

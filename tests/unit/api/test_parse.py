@@ -32,9 +32,6 @@ KINDS: dict[str, type[ImageModel] | type[InferencePool]] = {
     "InferencePool": InferencePool,
 }
 METADATA = {"name": "shapes-1", "namespace": "studio", "uid": "u-1", "generation": 3, "resourceVersion": "17"}
-<<<<<<< HEAD
-ROLLOUTS = ("rollout", "slo", "stickiness", "experiment", "shadow", "fallback", "checks", "budget")
-=======
 READ_TOO = (
     "rollout",
     "slo",
@@ -43,10 +40,10 @@ READ_TOO = (
     "shadow",
     "fallback",
     "checks",
+    "budget",
     "scaling",
     "warm-pool",
 )
->>>>>>> a9107ab (API: spec.scaling, spec.warmPool and what status says of them; replicas XOR scaling)
 ONLY_THE_API_SERVER = ("unknown field", "Duplicate value", "must be of type")
 """Fields that are not there, items that are there twice, and texts that pydantic reads as numbers."""
 MISTAKES = [

@@ -19,12 +19,14 @@ from imagefleet_operator.gateways import (
     Told,
 )
 from imagefleet_operator.kinds import POD
+from imagefleet_operator.plan.capacity_types import ModelLoad
 from imagefleet_operator.plan.rollout_types import Arm, NameFigures
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.demand import Asked, Demands
 from imagefleet_operator.store.figures import Entry
 from imagefleet_operator.store.ledger import Ledger
+from imagefleet_operator.store.loads import Loads, Said
 from imagefleet_operator.store.store import Key
 
 from tests.unit.operator.fakes import Api
@@ -51,7 +53,7 @@ class Answers(GatewayClient):
 def told(requests: int) -> Told:
     """So many requests, of 2 GPU-seconds each."""
     figures = {ENTRY: NameFigures(arms={"shapes-1": Arm(requests=requests)})}
-    return Told(figures, {(*POOL, "shapes-1"): Asked(2.0 * requests)})
+    return Told(figures, {(*POOL, "shapes-1"): Asked(2.0 * requests)}, {})
 
 
 @dataclass
@@ -62,6 +64,7 @@ class World:
     answers: Answers = field(default_factory=Answers)
     ledger: Ledger = field(default_factory=Ledger)
     demands: Demands = field(default_factory=lambda: Demands(lambda: 100.0))
+    loads: Loads = field(default_factory=Loads)
     added: list[tuple[str, float]] = field(default_factory=list)
     woken: list[Key] = field(default_factory=list)
 
@@ -69,6 +72,7 @@ class World:
         self.gateways = Gateways(
             self.ledger,
             self.demands,
+            self.loads,
             self.api,
             self.answers,
             namespace="ns",
@@ -242,7 +246,9 @@ async def test_a_gateway_is_asked_as_the_contract_says(monkeypatch: pytest.Monke
         return web.json_response({"pod": "g", "models": [model], "names": [name]})
 
     async with serving(handler, monkeypatch) as client:
-        want = Told({ENTRY: NameFigures("w")}, {(*POOL, "shapes-1"): Asked(6.0)})
+        route = (*POOL, "shapes-1")
+        load = Said(ModelLoad(arrived_seconds=6.0))
+        want = Told({ENTRY: NameFigures("w")}, {route: Asked(6.0)}, {route: load})
         assert await client.ask("127.0.0.1") == want
     assert asked == [("/v1/gateway", False)]
 
