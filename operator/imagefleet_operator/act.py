@@ -1,7 +1,7 @@
 """Carrying out plans on the API server: children, statuses and Events. What workers are told is in ``calls``."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from imagefleet_operator.client import ApiError, KubeClient
@@ -111,6 +111,10 @@ class Actor:
             *transitions(parent.status, status),
             *story(parent.status, status),
         )
+        await self.tell(kind, parent, news)
+
+    async def tell(self, kind: Kind, parent: Parent[Any], news: Sequence[Transition | News]) -> None:
+        """Events for what happened."""
         await self._events.post(kind, parent, news)
 
 

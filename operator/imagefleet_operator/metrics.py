@@ -39,13 +39,19 @@ DEMAND = Gauge(
     "Work that callers asked for lately; half of it is forgotten every 10 minutes.",
     ["namespace", "pool", "model"],
 )
+PLACEMENT_CHANGES = Counter(
+    "imagefleet_placement_changes_total",
+    "Models that took a place on a worker, or gave one up, since we lead.",
+    ["namespace", "pool", "reason"],
+)
 STORED = Gauge("imagefleet_operator_stored_objects", "Objects that the operator remembers.", ["kind"])
 SYNCED = Gauge("imagefleet_operator_synced", "1 once every kind has been listed, else 0.")
 
 
 def forget_pool(namespace: str, pool: str) -> None:
     """Drop the counters of a pool that has gone, or they would grow for ever."""
-    POLL_FAILURES.remove_by_labels({"namespace": namespace, "pool": pool})
+    for counter in (POLL_FAILURES, PLACEMENT_CHANGES):
+        counter.remove_by_labels({"namespace": namespace, "pool": pool})
 
 
 def observe_request(verb: str, kind: str, code: str, seconds: float) -> None:

@@ -1,6 +1,6 @@
 """From the store to what a plan depends on: frozen values, nothing that changes under the plan's hands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from imagefleet_operator.plan import policy, verdicts
 from imagefleet_operator.plan.rollout_types import NameFigures
@@ -20,8 +20,14 @@ from imagefleet_operator.store.records import models_of_pool
 from imagefleet_operator.store.store import Store
 
 
-def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusal]) -> PoolObserved:
-    """All that the plan of ``pool`` depends on; ``refusals`` are those of its children's last writes."""
+def observe_pool(
+    store: Store,
+    pool: Parent[PoolSpec],
+    refusals: Sequence[Refusal],
+    moved: Mapping[str, frozenset[str]],
+) -> PoolObserved:
+    """All that the plan of ``pool`` depends on; ``refusals`` are those of its children's last writes, ``moved`` the
+    models that were moved lately, with the workers that hold them since."""
     deployment = store.child("Deployment", pool.namespace, f"{pool.name}-workers")
     ours = deployment is not None and deployment.owner == pool.uid
     state = deployment.state if deployment and ours else None
@@ -34,6 +40,7 @@ def observe_pool(store: Store, pool: Parent[PoolSpec], refusals: Sequence[Refusa
         figures=_figures(store, pool),
         demand=store.demands.of(pool.namespace, pool.name),
         load=store.loads.of(pool.namespace, pool.name),
+        moved_models=moved,
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +11,7 @@ from imagefleet_operator.act import Actor
 from imagefleet_operator.kinds import MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
 from imagefleet_operator.plan.model import plan_model
+from imagefleet_operator.plan.moves import HOLD_SECONDS, Move, told
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import plan_pool
 from imagefleet_operator.plan.status import write_delay
@@ -36,6 +37,10 @@ class Memory:
     """Passes in a row in which a child was refused."""
     written_at: float | None = None
     """When the status was written last, in seconds of the clock."""
+    moved: dict[str, tuple[float, frozenset[str]]] = field(default_factory=dict)
+    """By model that was moved: when, and the workers that hold it from then on."""
+    moves: tuple[Move, ...] = ()
+    """Those of the last pass."""
 
 
 class Reconciler:
@@ -92,19 +97,38 @@ class Reconciler:
         return None
 
     async def _pool(self, pool: Parent[PoolSpec], memory: Memory) -> float | None:
-        observed = observe_pool(self._store, pool, ())
+        moved = self._moved(memory)
+        observed = observe_pool(self._store, pool, (), moved)
         spec = workers_spec(observed, self._workers, self._clock())
         bodies = pool_children(spec, self._public_key) if spec else {}
         changed = await self._children(list(bodies.values()), POOL, pool, memory)
         if changed and not memory.refusals:
             return SETTLE_SECONDS
-        plan = plan_pool(observe_pool(self._store, pool, memory.refusals), self._clock())
+        plan = plan_pool(observe_pool(self._store, pool, memory.refusals, moved), self._clock())
+        await self._note_moves(pool, plan.moves, memory)
         self._watch((pool.namespace, pool.name), plan.watch_gateways)
         wanted = {p.worker.pod.name: p.policy for p in plan.workers}
         for pod, seconds in plan.poll_seconds.items():
             self._call((pool.namespace, pod), seconds, wanted.get(pod))
         delay = await self._status(POOL, pool, plan.status, memory)
         return _soonest(delay, plan.again, look_again(observed, self._clock()))
+
+    def _moved(self, memory: Memory) -> dict[str, frozenset[str]]:
+        """The models that were moved lately. Those that were moved before we started are not known."""
+        since = self._clock() - HOLD_SECONDS
+        memory.moved = {model: (at, on) for model, (at, on) in memory.moved.items() if at >= since}
+        return {model: on for model, (_, on) in memory.moved.items()}
+
+    async def _note_moves(self, pool: Parent[PoolSpec], moves: tuple[Move, ...], memory: Memory) -> None:
+        """Remember them, count them and tell of them, once."""
+        now = self._clock()
+        memory.moved |= {move.model: (now, move.workers) for move in moves}
+        if moves == memory.moves:
+            return
+        memory.moves = moves
+        for move in moves:
+            metrics.PLACEMENT_CHANGES.labels(pool.namespace, pool.name, move.reason).inc()
+        await self._actor.tell(POOL, pool, told(moves))
 
     async def _model(self, model: Parent[ModelSpec], memory: Memory) -> float | None:
         spec = verify_spec(model, self._workers)

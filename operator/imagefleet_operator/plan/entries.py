@@ -8,14 +8,15 @@ from imagefleet_operator.plan import commands, policy, suspension, verdicts
 from imagefleet_operator.plan.burn import Burn, burn
 from imagefleet_operator.plan.commands import UNSUSPEND, Command, RefusedError
 from imagefleet_operator.plan.experiments import experiment
-from imagefleet_operator.plan.placement import Slot, estimate
+from imagefleet_operator.plan.packing import UNKNOWN_LOAD_SECONDS, Outlook, Slot
+from imagefleet_operator.plan.placement import estimate
 from imagefleet_operator.plan.rollout import KEPT_ENDINGS, judgement_of, move
 from imagefleet_operator.plan.rollout_placement import Layout, lay_out
 from imagefleet_operator.plan.rollout_state import EntryState, read_entry
 from imagefleet_operator.plan.rollout_steps import View
 from imagefleet_operator.plan.rollout_types import Budget
 from imagefleet_operator.plan.suspension import Suspensions
-from imagefleet_operator.plan.types import Json, PoolModel, PoolObserved, PoolSpec
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolModel, PoolObserved, PoolSpec, Report
 
 MOST_MOVES = 200
 """Of one pass: a rollout has at most some dozens of steps, each of which moves it once or twice."""
@@ -75,6 +76,7 @@ class _Desk:
     unsafe: dict[str, dict[str, str]] = field(init=False)
     burns: dict[str, Burn] = field(init=False)
     slots: list[Slot] = field(init=False)
+    outlooks: dict[str, Outlook] | None = field(init=False)
 
     def __post_init__(self) -> None:
         old = self.observed.pool.status
@@ -90,6 +92,7 @@ class _Desk:
             for entry, state in zip(self.spec.models, self.states, strict=True)
         }
         self.slots = slots(self.observed)
+        self.outlooks = outlooks(self.observed)
 
     def suspend(self) -> None:
         """Begin and end what the spec asks for, and what unsafe pictures ask for."""
@@ -139,7 +142,8 @@ class _Desk:
         self.suspensions = suspension.trimmed(suspension.with_served(kept, self.observed.figures))
 
     def _lay_out(self) -> Layout:
-        return lay_out(list(zip(self.spec.models, self.states, strict=True)), self._size, self.slots)
+        entries = list(zip(self.spec.models, self.states, strict=True))
+        return lay_out(entries, self._size, self.slots, self.outlooks)
 
     def _size(self, model: str) -> int | None:
         return memory(model, self.observed) if verdicts.is_usable(model, self.observed) else None
@@ -207,19 +211,48 @@ def memory(model: str, observed: PoolObserved) -> int:
     found = observed.models[model]
     assert found is not None
     assert found.spec is not None
-    names = {policy.accelerator(w.report) for w in observed.workers if w.report}
-    known = [policy.measured(found, name).get("memory") for name in names]
+    known = (entry.get("memory") for entry in _measured(found, observed))
     measured = max((quantity_bytes(m) for m in known if m is not None), default=None)
     return estimate(found.spec.memory_bytes, measured, int(found.status.get("bytes") or 0))
 
 
+def outlooks(observed: PoolObserved) -> dict[str, Outlook] | None:
+    """What is known of the use of each model; None where nobody says what callers want, or they want nothing."""
+    if not observed.demand:
+        return None
+    return {
+        name: Outlook(
+            observed.demand.get(name, 0.0), _load_seconds(model, observed), name in observed.moved_models
+        )
+        for name, model in observed.models.items()
+        if model is not None
+    }
+
+
+def _load_seconds(model: Parent[ModelSpec], observed: PoolObserved) -> float:
+    """The longest that was measured on the pool's accelerators."""
+    known = (entry.get("loadSeconds") for entry in _measured(model, observed))
+    return max((float(s) for s in known if s is not None), default=UNKNOWN_LOAD_SECONDS)
+
+
+def _measured(model: Parent[ModelSpec], observed: PoolObserved) -> list[Json]:
+    names = {policy.accelerator(w.report) for w in observed.workers if w.report}
+    return [policy.measured(model, name) for name in sorted(names)]
+
+
 def slots(observed: PoolObserved) -> list[Slot]:
-    """The workers that can hold models, with what is pinned there."""
+    """The workers that can hold models, with what is pinned there: as they say, but of what was moved a moment ago as
+    was decided then, which they may not have heard yet."""
     return [
-        Slot(w.pod.name, w.report.memory_total_bytes, frozenset(m.model for m in w.report.models if m.pinned))
+        Slot(w.pod.name, w.report.memory_total_bytes, _pinned(w.pod.name, w.report, observed.moved_models))
         for w in verdicts.serving(observed.workers)
         if w.report
     ]
+
+
+def _pinned(worker: str, report: Report, moved: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    said = {m.model for m in report.models if m.pinned and m.model not in moved}
+    return frozenset(said | {model for model, workers in moved.items() if worker in workers})
 
 
 def suspended_models(found: Entries, spec: PoolSpec) -> set[str]:

@@ -1,15 +1,18 @@
 """Which worker holds which model.
 
-Every model first gets the workers that it asks for (``minResident``); what memory is left is filled with the
-models of fewest copies. What is pinned stays where it is as long as these rules allow it, so that a worker
-that comes or goes moves nothing elsewhere.
+Every model first gets the workers that it asks for (``minResident``). What memory is left goes to the models that are
+worth it (see ``residency``), or, while nobody says what callers want, to the models of fewest copies. Where not every
+model finds a place, some memory is left free, so that the others can be loaded when they are asked for. What is pinned
+stays where it is as long as these rules allow it, so that a worker that comes or goes moves nothing elsewhere.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heapreplace
 
-USABLE = 0.9
-"""Of a worker's memory; the rest is left to activations' peaks and fragmentation."""
+from imagefleet_operator.plan.packing import Need, Packing, Slot
+from imagefleet_operator.plan.residency import fill_by_worth, leave_room
+
 BYTES_TO_MEMORY = 1.3
 """Memory of a loaded model over the size of its files, where neither spec nor measurement says it: text
 encoders and schedulers keep buffers, and activations of one picture come on top."""
@@ -22,31 +25,8 @@ SEARCH_COPIES = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """A worker to place on: its memory in bytes and the models pinned there now."""
-
-    name: str
-    memory_bytes: int
-    pinned: frozenset[str] = frozenset()
-
-    @property
-    def usable(self) -> int:
-        """Bytes that placement may fill, e.g. 90 of 100."""
-        return int(self.memory_bytes * USABLE)
-
-
-@dataclass(frozen=True, slots=True)
-class Need:
-    """A model to place: copies wanted at least, and its memory in bytes."""
-
-    model: str
-    min_resident: int
-    memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Placement:
-    """The outcome: per worker the models to pin; and per model how many wanted copies found no room."""
+    """The outcome: per worker the models to pin; and per model how many wanted copies found no packing."""
 
     pinned: Mapping[str, frozenset[str]]
     short: Mapping[str, int]
@@ -64,37 +44,6 @@ def estimate(spec_bytes: int | None, measured_bytes: int | None, file_bytes: int
     return int(file_bytes * BYTES_TO_MEMORY)
 
 
-@dataclass(slots=True)
-class _Room:
-    """The placement while it grows. Local to ``place``, so changing it is no side effect."""
-
-    needs: Mapping[str, Need]
-    free: dict[str, int]
-    pinned: dict[str, set[str]] = field(default_factory=dict)
-
-    def fits(self, model: str, worker: str) -> bool:
-        """Whether the model is not there yet and its memory is free."""
-        return model not in self.pinned[worker] and self.needs[model].memory_bytes <= self.free[worker]
-
-    def put(self, model: str, worker: str) -> None:
-        """Pin it there."""
-        self.pinned[worker].add(model)
-        self.free[worker] -= self.needs[model].memory_bytes
-
-    def drop(self, model: str, worker: str) -> None:
-        """Undo ``put``."""
-        self.pinned[worker].discard(model)
-        self.free[worker] += self.needs[model].memory_bytes
-
-    def copies(self, model: str) -> int:
-        """On how many workers it is pinned."""
-        return sum(model in models for models in self.pinned.values())
-
-    def emptiest(self, model: str) -> list[str]:
-        """The workers with room for it, most free memory first, then by name."""
-        return sorted((w for w in self.free if self.fits(model, w)), key=lambda w: (-self.free[w], w))
-
-
 def place(needs: Sequence[Need], slots: Iterable[Slot]) -> Placement:
     """Place models on workers; the order of ``slots`` does not matter, that of ``needs`` breaks ties.
 
@@ -103,52 +52,81 @@ def place(needs: Sequence[Need], slots: Iterable[Slot]) -> Placement:
     (equal copies, named first).
     """
     workers = sorted(slots, key=lambda s: s.name)
-    room = _arrange(needs, workers)
-    for _ in range(SETTLING_ROUNDS):
-        settled = _arrange(needs, [replace(s, pinned=frozenset(room.pinned[s.name])) for s in workers])
-        if settled.pinned == room.pinned:
+    pinned = {s.name: set(s.pinned) for s in workers}
+    for _ in range(1 + SETTLING_ROUNDS):
+        packing = _arrange(needs, [replace(s, pinned=frozenset(pinned[s.name])) for s in workers])
+        if packing.pinned == pinned:
             break
-        room = settled
-    short = {n.model: n.min_resident - room.copies(n.model) for n in needs}
+        pinned = packing.pinned
+    short = {n.model: n.min_resident - packing.copies[n.model] for n in needs}
     return Placement(
-        pinned={name: frozenset(models) for name, models in room.pinned.items()},
+        pinned={name: frozenset(models) for name, models in packing.pinned.items()},
         short={model: lacking for model, lacking in short.items() if lacking > 0},
     )
 
 
-def _arrange(needs: Sequence[Need], workers: Sequence[Slot]) -> _Room:
+def _arrange(needs: Sequence[Need], workers: Sequence[Slot]) -> Packing:
     """One round. Which of a model's copies counts as the wanted one can change with what is pinned after it."""
-    room = _required({n.model: n for n in needs}, workers)
-    for first_copy in (n.model for n in needs if room.copies(n.model) == 0):
-        _put_on_emptiest(room, first_copy, {s.name for s in workers if first_copy in s.pinned})
-    _keep(room, workers)
-    _fill(room, [n.model for n in needs])
-    return room
+    by_name = {n.model: n for n in needs}
+    packing = _required(by_name, workers)
+    known = any(n.outlook is not None for n in needs)
+    if known:
+        fill_by_worth(packing)
+    if _first_copies(packing):
+        _keep(packing)
+        _fill(packing)
+        return packing
+    if not known:
+        _keep(packing)
+        _first_copies_beside_the_others(packing)
+    leave_room(packing)
+    return packing
 
 
-def _empty(needs: Mapping[str, Need], workers: Sequence[Slot]) -> _Room:
-    return _Room(needs, {s.name: s.usable for s in workers}, {s.name: set() for s in workers})
+def _first_copies(packing: Packing) -> bool:
+    """A copy for every model that has none, where it is already if it can be; or for none of them, where there is not
+    room for all that any worker can hold. Whether there is."""
+    put: list[tuple[str, str]] = []
+    for need in packing.homeless():
+        worker = packing.best(need.model, {s.name for s in packing.slots if need.model in s.pinned})
+        if worker is not None:
+            packing.put(need.model, worker)
+            put.append((need.model, worker))
+    if not packing.homeless():
+        return True
+    for model, worker in put:
+        packing.drop(model, worker)
+    return False
 
 
-def _required(needs: Mapping[str, Need], workers: Sequence[Slot]) -> _Room:
-    """Room with every model's wanted copies, kept pins first; from scratch, or by search, where these are in
+def _first_copies_beside_the_others(packing: Packing) -> None:
+    """Where not all models have room: first copies as long as each worker that holds any keeps room for the largest of
+    the others."""
+    homeless = packing.homeless()
+    for need in homeless:
+        others = (n.memory_bytes for n in homeless if n is not need and not packing.copies[n.model])
+        packing.put_on_best(need.model, spare=max(others, default=0))
+
+
+def _required(needs: Mapping[str, Need], workers: Sequence[Slot]) -> Packing:
+    """Packing with every model's wanted copies, kept pins first; from scratch, or by search, where these are in
     the way."""
-    room = _empty(needs, workers)
+    packing = Packing(needs, workers)
     for model, worker in _kept(needs, workers):
-        if room.fits(model, worker):
-            room.put(model, worker)
-    if _greedy(room, len(workers)):
-        return room
-    fresh = _empty(needs, workers)
-    if _greedy(fresh, len(workers)):
+        if packing.fits(model, worker):
+            packing.put(model, worker)
+    if _greedy(packing):
+        return packing
+    fresh = Packing(needs, workers)
+    if _greedy(fresh):
         return fresh
-    searched = _empty(needs, workers)
-    missing = _missing(searched, len(workers))
+    searched = Packing(needs, workers)
+    missing = _missing(searched)
     wanted = sum(needs[model].memory_bytes for model in missing)
     possible = wanted <= sum(searched.free.values()) and len(missing) <= SEARCH_COPIES
     if possible and _search(searched, missing, 0, [SEARCH_STEPS]):
         return searched
-    return room
+    return packing
 
 
 def _kept(needs: Mapping[str, Need], workers: Sequence[Slot]) -> list[tuple[str, str]]:
@@ -156,63 +134,55 @@ def _kept(needs: Mapping[str, Need], workers: Sequence[Slot]) -> list[tuple[str,
     return [
         (n.model, worker)
         for n in sorted(needs.values(), key=lambda n: -n.memory_bytes)
+        if n.min_resident
         for worker in [s.name for s in workers if n.model in s.pinned][: n.min_resident]
     ]
 
 
-def _missing(room: _Room, workers: int) -> list[str]:
+def _missing(packing: Packing) -> list[str]:
     """One entry for each wanted copy that is not placed, largest models first."""
     return [
         need.model
-        for need in sorted(room.needs.values(), key=lambda n: -n.memory_bytes)
-        for _ in range(min(need.min_resident, workers) - room.copies(need.model))
+        for need in sorted(packing.needs.values(), key=lambda n: -n.memory_bytes)
+        for _ in range(min(need.min_resident, len(packing.slots)) - packing.copies[need.model])
     ]
 
 
-def _greedy(room: _Room, workers: int) -> bool:
-    placed = [_put_on_emptiest(room, model, set()) for model in _missing(room, workers)]
+def _greedy(packing: Packing) -> bool:
+    placed = [packing.put_on_best(model) for model in _missing(packing)]
     return all(placed)
 
 
-def _put_on_emptiest(room: _Room, model: str, preferred: set[str]) -> bool:
-    """On a worker that holds it already where there is one with room, else on the emptiest."""
-    candidates = room.emptiest(model)
-    if not candidates:
-        return False
-    room.put(model, next((w for w in candidates if w in preferred), candidates[0]))
-    return True
-
-
-def _search(room: _Room, missing: list[str], at: int, steps: list[int]) -> bool:
+def _search(packing: Packing, missing: list[str], at: int, steps: list[int]) -> bool:
     """Depth-first search for room for all of ``missing[at:]``; gives up after ``steps[0]`` tries."""
     if at == len(missing):
         return True
-    for worker in room.emptiest(missing[at]):
+    for worker in packing.emptiest(missing[at]):
         steps[0] -= 1
         if steps[0] < 0:
             return False
-        room.put(missing[at], worker)
-        if _search(room, missing, at + 1, steps):
+        packing.put(missing[at], worker)
+        if _search(packing, missing, at + 1, steps):
             return True
-        room.drop(missing[at], worker)
+        packing.drop(missing[at], worker)
     return False
 
 
-def _keep(room: _Room, workers: Sequence[Slot]) -> None:
-    """Leave what is pinned beyond the wanted copies where it is, as far as there is room."""
-    for slot in workers:
+def _keep(packing: Packing) -> None:
+    """Leave what is pinned beyond the wanted copies where it is, as far as there is packing."""
+    for slot in packing.slots:
         for model in sorted(slot.pinned):
-            if model in room.needs and room.fits(model, slot.name):
-                room.put(model, slot.name)
+            if model in packing.needs and packing.fits(model, slot.name):
+                packing.put(model, slot.name)
 
 
-def _fill(room: _Room, order: Sequence[str]) -> None:
-    """Give what is left to the models of fewest copies, one copy at a time."""
-    copies = {m: room.copies(m) for m in order}
-    open_models = list(order)
-    while open_models:
-        model = min(open_models, key=lambda m: copies[m])
-        if _put_on_emptiest(room, model, set()):
-            copies[model] += 1
+def _fill(packing: Packing) -> None:
+    """Give what is left to the models of fewest copies, one copy at a time; the first named of equals."""
+    line = [(packing.copies[model], at, model) for at, model in enumerate(packing.needs)]
+    heapify(line)
+    while line:
+        copies, at, model = line[0]
+        if packing.put_on_best(model):
+            heapreplace(line, (copies + 1, at, model))
         else:
-            open_models.remove(model)
+            heappop(line)

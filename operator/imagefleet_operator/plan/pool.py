@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, replace
 from imagefleet_operator.plan import conditions, policy, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.conditions import Verdict
-from imagefleet_operator.plan.entries import Entries, memory, plan_entries, suspended_models
+from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
 from imagefleet_operator.plan.entry_status import entries_status, main_entries, suspended
 from imagefleet_operator.plan.health import rollout_healthy, safety_healthy
+from imagefleet_operator.plan.moves import Move, moves
 from imagefleet_operator.plan.policy import Policy, Step, steps
 from imagefleet_operator.plan.rollout_types import Slo
 from imagefleet_operator.plan.suspension import counting
@@ -51,6 +52,8 @@ class PoolPlan:
     """Seconds after which to look again though nothing happened; None: something will."""
     watch_gateways: bool = False
     """Whether what gateways counted is needed soon."""
+    moves: tuple[Move, ...] = ()
+    """Models that take each other's places now."""
 
 
 def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
@@ -76,6 +79,7 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
         poll_seconds=_polls(observed, {p.worker.pod.name for p in changing}, now),
         again=WATCH_SECONDS if watched else None,
         watch_gateways=watched,
+        moves=moves(slots(observed), entries.before),
     )
 
 
@@ -93,18 +97,36 @@ def _watched(entries: Entries, now: float) -> bool:
 
 
 def _policies(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> Mapping[str, Policy]:
-    """Per serving worker what it is to hold. What is suspended is so at once; all else follows when gateways have been
-    told (see ``Entries.before``), but what a worker has and is to hold next is not unloaded. What was suspended and is
-    no longer named is kept from drawing what it has begun."""
+    """Per serving worker what it must hold, and what it may: all that fits beside what it must.
+
+    What is suspended is so at once; all else follows when gateways have been told (see ``Entries.before``), but what a
+    worker has and is to hold next is not unloaded. What was suspended and is no longer named is kept from drawing what
+    it has begun.
+    """
     barred = suspended_models(entries, spec)
     needs = {need.model: need.memory_bytes for need in entries.before.needs}
     next_needs = {need.model: need.memory_bytes for need in entries.layout.needs} | needs
     leaving = [m for m in sorted(barred - needs.keys()) if verdicts.is_usable(m, observed)]
     leaving_sizes = {model: memory(model, observed) for model in leaving}
     pinned = entries.before.placement.pinned
+    free = {
+        w.pod.name: w.report.memory_total_bytes - sum(needs[m] for m in pinned[w.pod.name])
+        for w in verdicts.serving(observed.workers)
+        if w.report is not None
+    }
+    most = max(free.values(), default=0)
+
+    def may(report: Report, worker: str, model: str) -> bool:
+        """What fits nowhere is named all the same: a worker says best why it cannot."""
+        if model not in needs:
+            return _holds(report, model)
+        size = needs[model]
+        placed = any(model in held for held in pinned.values())
+        return model in pinned[worker] or size <= free[worker] or (size > most and not placed)
+
     return {
         w.pod.name: _policy(
-            {m: size for m, size in next_needs.items() if m in needs or _holds(w.report, m)} | leaving_sizes,
+            {m: size for m, size in next_needs.items() if may(w.report, w.pod.name, m)} | leaving_sizes,
             observed,
             w.report,
             pinned[w.pod.name],

@@ -4,12 +4,17 @@ A copy is worth what it saves: demand x load seconds / bytes. Copies of one mode
 one is worth less (demand / number of copies, as seats are given by D'Hondt's method).
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from math import inf
+
+from imagefleet_operator.plan.packing import Need, Outlook, Packing, Slot
 
 DAMPING = 0.5
 """A model takes another's place only where it is worth half as much again: a load costs, and demand is an
 estimate."""
+NOBODY_ASKS = Outlook()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +27,21 @@ class Resident:
     used: float
 
 
-def value(resident: Resident, demand: float) -> float:
-    """What keeping it saves: demand x load seconds / bytes."""
-    return demand * resident.load_seconds / max(1, resident.memory_bytes)
+def value(demand: float, load_seconds: float, memory_bytes: int) -> float:
+    """What keeping a model saves, for each byte: demand x load seconds / bytes.
+
+    Worked example: 2 GPU-seconds of demand, 3 s to load, 10 bytes: 0.6.
+    """
+    return demand * load_seconds / max(1, memory_bytes)
 
 
 def least_valuable(residents: Sequence[Resident], demand: Mapping[str, float]) -> str:
     """The model to evict; of equals the one that was not used for longest."""
-    return min(residents, key=lambda r: (value(r, demand.get(r.model, 0.0)), r.used)).model
+
+    def worth(r: Resident) -> tuple[float, float]:
+        return value(demand.get(r.model, 0.0), r.load_seconds, r.memory_bytes), r.used
+
+    return min(residents, key=worth).model
 
 
 def most_wanted(demand: Mapping[str, float], workers: Sequence[Collection[str]]) -> str | None:
@@ -38,87 +50,154 @@ def most_wanted(demand: Mapping[str, float], workers: Sequence[Collection[str]])
     return max(demand, key=lambda m: (demand[m] / (1 + copies[m]), m), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A model of the pool: GPU-seconds asked for lately, what a load costs, the memory that a copy takes."""
-
-    model: str
-    demand: float
-    load_seconds: float
-    memory_bytes: int
-    min_resident: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A worker: bytes that models may take there, and the models that it holds now."""
-
-    name: str
-    usable_bytes: int
-    resident: frozenset[str] = frozenset()
+def outlook(need: Need) -> Outlook:
+    """What is known of a model; without an opinion nobody asks for it."""
+    return need.outlook or NOBODY_ASKS
 
 
 @dataclass(slots=True)
 class _Filling:
-    """Workers while they are filled. Local to ``arrange``."""
+    """A packing while copies come to it in the order of their worth. Local to ``fill_by_worth``."""
 
-    hosts: Sequence[Host]
-    sizes: Mapping[str, int]
-    free: dict[str, int]
-    held: dict[str, set[str]]
-    copies: dict[str, int] = field(default_factory=dict)
+    packing: Packing
+    homes: dict[str, list[str]] = field(init=False)
+    """By model: the workers that it is pinned on now."""
+    staying: dict[str, int] = field(init=False)
+    """By worker: bytes of models that are pinned there now and may yet stay."""
 
-    def place_for(self, candidate: Candidate) -> Host | None:
-        """Where its next copy goes: where it is already, else to the most memory that nobody holds; None where it
-        fits nowhere."""
-        fits = [
-            h
-            for h in self.hosts
-            if candidate.memory_bytes <= self.free[h.name] and candidate.model not in self.held[h.name]
-        ]
-        return min(
-            fits, key=lambda h: (candidate.model not in h.resident, -self._spare(h), h.name), default=None
-        )
+    def __post_init__(self) -> None:
+        needs = self.packing.needs
+        self.homes = {model: [] for model in needs}
+        self.staying = {}
+        for slot in self.packing.slots:
+            there = [m for m in slot.pinned if m in needs]
+            for model in there:
+                self.homes[model].append(slot.name)
+            still = (needs[m].memory_bytes for m in there if m not in self.packing.pinned[slot.name])
+            self.staying[slot.name] = sum(still)
 
-    def _spare(self, host: Host) -> int:
-        """Bytes free without those of models that are there and may yet stay."""
-        staying = (self.sizes.get(m, 0) for m in host.resident - self.held[host.name])
-        return self.free[host.name] - sum(staying)
+    def place_for(self, model: str) -> tuple[str, bool] | None:
+        """Where its next copy goes, and whether it is there now: it stays where it can, else it goes where the most
+        memory is free that nobody holds; None where it fits nowhere."""
+        packing = self.packing
+        for worker in self.homes[model]:
+            if packing.fits(model, worker):
+                return worker, True
+        size = packing.needs[model].memory_bytes
+        found, most = None, -inf
+        for worker, free in packing.free.items():
+            unclaimed = free - self.staying[worker]
+            if free >= size and unclaimed > most and model not in packing.pinned[worker]:
+                found, most = worker, unclaimed
+        return None if found is None else (found, False)
 
-    def put(self, candidate: Candidate, host: Host) -> None:
+    def put(self, model: str, worker: str, stays: bool) -> None:
         """One copy more."""
-        self.held[host.name].add(candidate.model)
-        self.free[host.name] -= candidate.memory_bytes
-        self.copies[candidate.model] = self.copies.get(candidate.model, 0) + 1
+        self.packing.put(model, worker)
+        if stays:
+            self.staying[worker] -= self.packing.needs[model].memory_bytes
 
-    def worth(self, candidate: Candidate, host: Host) -> float:
-        """Of its next copy, there. What is there already counts DAMPING more."""
-        alone = Resident(candidate.model, candidate.load_seconds, candidate.memory_bytes, 0.0)
-        share = candidate.demand / (1 + self.copies.get(candidate.model, 0))
-        return value(alone, share) * (1 + DAMPING if candidate.model in host.resident else 1)
+    def rank(self, model: str, stays: bool) -> tuple[int, float]:
+        """Of its next copy, lowest first. First copies that were just moved; then by worth what is there and what
+        pays for its load, then what is there though nobody asks for it, and at last what would not pay for its load, or
+        was moved elsewhere just now: that takes nobody's place."""
+        need = self.packing.needs[model]
+        known = outlook(need)
+        share = known.demand / (1 + self.packing.copies[model])
+        worth = value(share, known.load_seconds, need.memory_bytes)
+        if stays:
+            if known.moved:
+                return 0, 0.0
+            return (1, -worth * (1 + DAMPING)) if worth > 0 else (2, 0.0)
+        pays = share >= known.load_seconds and not known.moved
+        return (1 if pays else 3), -worth
 
 
-def arrange(candidates: Sequence[Candidate], hosts: Sequence[Host]) -> Mapping[str, frozenset[str]]:
-    """Per worker the models that it should hold: first ``min_resident`` copies of each, then by worth, while they
-    fit.
+def fill_by_worth(packing: Packing) -> None:
+    """Pin further copies by worth, while they fit.
 
-    Models without demand get no further copies; what a worker holds of them may stay until room is needed. Worked
-    example: two workers with room for two; ``hot`` of demand 10, ``warm`` of 4, ``cold`` of 1, alike in all else:
-    copies are worth 10 and 5 (hot), 4 and 2 (warm), 1 (cold), so both workers hold hot and warm.
+    Models that nobody asks for get none that they have not. Worked example: two workers with room for two; ``hot`` of
+    demand 40, ``warm`` of 16, ``cold`` of 4, alike in all else: copies are worth 40 and 20 (hot), 16 and 8 (warm), 4
+    (cold), so both workers hold hot and warm.
     """
-    ordered = sorted(hosts, key=lambda h: h.name)
-    sizes = {c.model: c.memory_bytes for c in candidates}
-    filling = _Filling(
-        ordered, sizes, {h.name: h.usable_bytes for h in ordered}, {h.name: set() for h in ordered}
-    )
-    for candidate in sorted(candidates, key=lambda c: (-c.memory_bytes, c.model)):
-        for _ in range(candidate.min_resident):
-            if (host := filling.place_for(candidate)) is not None:
-                filling.put(candidate, host)
-    wanted = [c for c in candidates if c.demand > 0]
-    while placed := [
-        (filling.worth(c, h), c.model, c, h) for c in wanted if (h := filling.place_for(c)) is not None
-    ]:
-        _, _, candidate, host = max(placed, key=lambda p: p[:2])
-        filling.put(candidate, host)
-    return {name: frozenset(models) for name, models in filling.held.items()}
+    filling = _Filling(packing)
+    line = [
+        (*filling.rank(m, place[1]), m)
+        for m in packing.needs
+        if (place := filling.place_for(m)) is not None and (place[1] or outlook(packing.needs[m]).demand > 0)
+    ]
+    heapify(line)
+    while line:
+        tier, order, model = heappop(line)
+        place = filling.place_for(model)
+        if place is None or not (place[1] or outlook(packing.needs[model]).demand > 0):
+            continue
+        rank = filling.rank(model, place[1])
+        # Ranks only fall: what was best when it came into the line may be so no more.
+        if rank == (tier, order):
+            filling.put(model, *place)
+            rank = filling.rank(model, (filling.place_for(model) or ("", False))[1])
+        heappush(line, (*rank, model))
+
+
+def leave_room(packing: Packing) -> None:
+    """Where models have no copy, leave them packing: on one worker at least, and on more as long as that is worth more
+    than the copies that have to go for it.
+
+    Room for k models without a copy is shared by their demand as copies share theirs: the next is worth their demand x
+    load seconds / (1 + k). Copies that ``minResident`` wants stay in any case.
+    """
+    given: set[str] = set()
+    while homeless := packing.homeless():
+        size = max(n.memory_bytes for n in homeless)
+        given |= {worker for worker, free in packing.free.items() if free >= size}
+        gain = sum(outlook(n).demand * outlook(n).load_seconds for n in homeless) / (1 + len(given))
+        ways = [way for slot in packing.slots if slot.name not in given for way in _ways(packing, slot, size)]
+        if not ways:
+            return
+        way = min(ways, key=lambda w: (w.cost, w.slot.name))
+        if given and (way.moves_what_was_moved or way.cost >= gain * (1 if way.disturbs else 1 + DAMPING)):
+            return
+        for model in way.victims:
+            packing.drop(model, way.slot.name)
+        given.add(way.slot.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How to make room on a worker: the copies that would go, and what they save there."""
+
+    slot: Slot
+    victims: tuple[str, ...]
+    cost: float
+    moves_what_was_moved: bool
+
+    @property
+    def disturbs(self) -> bool:
+        """Whether any of them is pinned there now."""
+        return any(model in self.slot.pinned for model in self.victims)
+
+
+def _ways(packing: Packing, slot: Slot, size: int) -> Iterator[_Way]:
+    """How to have ``size`` bytes free on a worker: without those of its copies that save least."""
+    victims: list[str] = []
+    cost, free = 0.0, packing.free[slot.name]
+    for saved, model in sorted(_saved(packing, slot)):
+        if free >= size:
+            break
+        victims.append(model)
+        cost += saved
+        free += packing.needs[model].memory_bytes
+    if free >= size:
+        moved = any(outlook(packing.needs[m]).moved for m in victims)
+        yield _Way(slot, tuple(victims), cost, moved)
+
+
+def _saved(packing: Packing, slot: Slot) -> Iterator[tuple[float, str]]:
+    """The copies that may go, and the GPU-seconds x load seconds that each saves; more, where it is there now."""
+    for model in packing.pinned[slot.name]:
+        need = packing.needs[model]
+        if packing.copies[model] > need.min_resident:
+            known = outlook(need)
+            saved = known.demand / packing.copies[model] * known.load_seconds
+            yield saved * (1 + DAMPING if model in slot.pinned else 1), model

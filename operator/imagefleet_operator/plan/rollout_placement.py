@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from imagefleet_operator.plan.placement import Need, Placement, Slot, place
+from imagefleet_operator.plan.packing import Need, Outlook, Slot
+from imagefleet_operator.plan.placement import Placement, place
 from imagefleet_operator.plan.rollout_state import EntryState, Rollout
 from imagefleet_operator.plan.types import PoolModel
 
@@ -65,10 +66,16 @@ def copies_of(weight: int, copies: int) -> tuple[int, int]:
     return max(1, canary), max(1, stable)
 
 
-def lay_out(entries: Sequence[tuple[PoolModel, EntryState]], size: Size, slots: Sequence[Slot]) -> Layout:
+def lay_out(
+    entries: Sequence[tuple[PoolModel, EntryState]],
+    size: Size,
+    slots: Sequence[Slot],
+    outlooks: Mapping[str, Outlook] | None = None,
+) -> Layout:
     """Place all models of a pool: first what stands, then the canaries, then experiments' and shadows' models, none of
-    which takes from what came before it more than ``copies_of`` allows."""
-    desk = _Desk(size, slots, [Demand(e.name, s.main, e.min_resident) for e, s in entries])
+    which takes from what came before it more than ``copies_of`` allows. ``outlooks`` by model, None while nobody says
+    what callers want: memory that is left goes by them."""
+    desk = _Desk(size, slots, [Demand(e.name, s.main, e.min_resident) for e, s in entries], outlooks)
     for entry, state in entries:
         if state.active is not None or _extras(entry, state):
             desk.hold(entry.name)
@@ -111,6 +118,7 @@ class _Desk:
     size: Size
     slots: Sequence[Slot]
     demands: list[Demand]
+    outlooks: Mapping[str, Outlook] | None = None
 
     def admit(self, entry: PoolModel, rollout: Rollout) -> Room:
         """Find room for a canary, and ask for it where it is wanted there."""
@@ -148,7 +156,11 @@ class _Desk:
         for demand in demands:
             if self.size(demand.model) is not None:
                 copies[demand.model] = max(copies.get(demand.model, 0), demand.copies)
-        return tuple(Need(model, count, self.size(model) or 0) for model, count in copies.items())
+        known = self.outlooks
+        return tuple(
+            Need(model, count, self.size(model) or 0, known.get(model, Outlook()) if known else None)
+            for model, count in copies.items()
+        )
 
     def place(self, demands: Sequence[Demand]) -> Placement:
         """Where they would go."""

@@ -335,6 +335,8 @@ class PoolObserved:
     """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
     load: Load = field(default_factory=Load)
     """What gateways say that came, began and waits."""
+    moved_models: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By model that was moved within the last minutes: the workers that were to hold it from then on."""
 
 
 @dataclass(frozen=True, slots=True)

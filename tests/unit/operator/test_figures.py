@@ -220,6 +220,6 @@ def test_a_pools_plan_gets_the_figures_of_its_entries_windows() -> None:
     parent = pool("shapes", "others", status={"models": [{"name": "shapes", "window": "w"}]})
     figures = {("ns", "thumbs", entry): made for (_, _, entry), made in counted(3).items()}
     store.figures.put("a", figures)
-    found = observe_pool(store, parent, ()).figures
+    found = observe_pool(store, parent, (), {}).figures
     assert list(found) == ["shapes"]
     assert found["shapes"].arms == {"shapes-1": Arm(3)}

@@ -5,7 +5,8 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagefleet_operator.plan.placement import Need, Slot, estimate, place
+from imagefleet_operator.plan.packing import Need, Slot
+from imagefleet_operator.plan.placement import estimate, place
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,24 @@ def slots(text: str) -> list[Slot]:
         ),
         pytest.param("a:60x1", "", "", {"a": 1}, id="no worker"),
         pytest.param("a:60x1", "1:100=gone", "1=a", {}, id="a model that is no longer named goes"),
+        pytest.param(
+            "a:60x0 b:60x0", "1:100", "1=", {}, id="of two that fit in turn none is in the other's way"
+        ),
+        pytest.param(
+            "a:60x0 b:60x0 c:60x0",
+            "1:100 2:100",
+            "1= 2=b",
+            {},
+            id="one worker is left to those without a copy",
+        ),
+        pytest.param(
+            "a:30x0 b:30x0 c:30x0 d:30x0 e:30x0 f:30x0 g:30x0",
+            "1:100 2:100",
+            "1=a,c 2=b,d",
+            {},
+            id="each worker keeps room for the one without",
+        ),
+        pytest.param("a:60x1 b:60x0", "1:100", "1=a", {}, id="but a promise stands"),
     ],
 )
 def test_placement(models: str, workers: str, want: str, short: dict[str, int]) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from imagefleet_operator.plan.placement import Slot
+from imagefleet_operator.plan.packing import Slot
 from imagefleet_operator.plan.rollout_placement import Layout, Room, copies_of, lay_out
 from imagefleet_operator.plan.rollout_state import EntryState, Reason, Rollout, Trial
 from imagefleet_operator.plan.rollout_types import Experiment, Shadow

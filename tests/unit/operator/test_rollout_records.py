@@ -246,7 +246,7 @@ def test_the_stable_model_of_a_rollout_concerns_the_pool_that_no_longer_names_it
     assert store.pools_of_model("ns", "old") == ["p"]
     pool = store.pool("ns", "p")
     assert pool is not None
-    assert observe_pool(store, pool, ()).models == {"m": None, "old": store.model("ns", "old")}
+    assert observe_pool(store, pool, (), {}).models == {"m": None, "old": store.model("ns", "old")}
 
 
 def test_a_rollouts_end_concerns_the_model_that_no_longer_serves() -> None:
