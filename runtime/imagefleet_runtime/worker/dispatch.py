@@ -85,7 +85,7 @@ class Dispatcher:
 
     def begins_at_once(self, job: Job) -> bool:
         """Whether ``job`` would not have to wait."""
-        if self._measuring or not job.model.serving:
+        if self._measuring or not _may_begin(job):
             return False
         task = _task(job)
         chosen = scheduling.choose(self._batch(), [*self._tasks(), task], time.monotonic(), self._speeds())
@@ -120,7 +120,7 @@ class Dispatcher:
 
     def _candidates(self) -> list[Job]:
         begun = [job for job in self._jobs if job.pending and job.model.state is State.RESIDENT]
-        return begun + [job for job in self._waiting if job.model.serving]
+        return begun + [job for job in self._waiting if _may_begin(job)]
 
     def _tasks(self) -> list[Task]:
         return [_task(job) for job in self._candidates()]
@@ -207,6 +207,7 @@ class Dispatcher:
         part.drawn = drawn
         model.rate = calibration.corrected(model.rate, part.run_seconds, part.units)
         model.last_used = time.monotonic()
+        model.demand.add(part.run_seconds, model.last_used)
         if drawn.peak_bytes is not None:
             order = part.order
             model.footprint.observe(order.width, order.height, self._largest_batch, drawn.peak_bytes)
@@ -290,6 +291,11 @@ class Dispatcher:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):  # not wait_for, which can lose a cancellation
                 await self._wake.wait()
+
+
+def _may_begin(job: Job) -> bool:
+    """Whether its model is here, and does not give way to one that was asked for before."""
+    return job.model.serving and job.claimed <= job.model.begins_until
 
 
 def _task(job: Job) -> Task:

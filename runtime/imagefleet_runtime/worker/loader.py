@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,9 @@ from imagefleet_runtime.worker.planning import (
     LoadNext,
     State,
     crash_delay,
+    giving_way,
     memory_limit,
+    next_turn,
     plan,
     retry_delay,
 )
@@ -40,7 +43,8 @@ LOOK_SECONDS = 30.0
 
 class Loader:
     """``overhead_bytes``: of memory that each engine needs beside its model's. ``changed``: called when a model began
-    or ceased to serve, with the model. ``running``: the requests of a model that are being drawn."""
+    or ceased to serve, with the model. ``running``: the requests of a model that are being drawn. ``gave_way``: called
+    when other requests may begin than before."""
 
     def __init__(
         self,
@@ -54,6 +58,7 @@ class Loader:
         metrics: Metrics,
         changed: Callable[[Model], None],
         running: Callable[[Model], list[Job]],
+        gave_way: Callable[[], None],
     ) -> None:
         self._models = models
         self._waiting = waiting
@@ -64,6 +69,7 @@ class Loader:
         self._metrics = metrics
         self._changed = changed
         self._running = running
+        self._gave_way = gave_way
         self._ending: list[EngineHandle] = []  # were told to end
         self._wake = asyncio.Event()
 
@@ -79,9 +85,11 @@ class Loader:
             await self._recheck_failed()
             self._want_files()
             self._look_at_fetches()
-            step = plan(self._candidates(), self._total_bytes)
+            now, candidates = time.monotonic(), self._candidates()
+            self._give_way(giving_way(candidates, self._total_bytes, now))
+            step = plan(candidates, self._total_bytes, now)
             if step is None:
-                await self._sleep()
+                await self._sleep(next_turn(candidates, now))
             else:
                 await self._perform(step)
 
@@ -106,13 +114,23 @@ class Loader:
             self._fail(model, "DoesNotFit", step.message, RECHECK_SECONDS)
             return
         for name in step.evict:
+            self._metrics.evicted(name)
             log("model_evicted", model=name, for_model=model.name)
         await self._unload(*(self._models[name] for name in step.evict))
         await self._load(model)
 
-    async def _sleep(self) -> None:
-        """Until something happens, or the next failed model may be tried again."""
+    def _give_way(self, since: dict[str, float]) -> None:
+        before = [model.begins_until for model in self._models.values()]
+        for model in self._models.values():
+            model.begins_until = since.get(model.name, math.inf)
+        if before != [model.begins_until for model in self._models.values()]:
+            self._gave_way()
+
+    async def _sleep(self, turn: float | None) -> None:
+        """Until something happens, the next failed model may be tried again, or it may be another model's turn."""
         times = [model.retry_at for model in self._models.values() if model.retry_at is not None]
+        if turn is not None:
+            times.append(turn)
         timeout = max(min(times) - time.monotonic(), 0.0) if times else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):  # not wait_for, which can lose a cancellation
@@ -129,7 +147,7 @@ class Loader:
 
     def _candidates(self) -> list[Candidate]:
         """All but those whose files are not here: they need no memory yet."""
-        candidates = []
+        candidates, now = [], time.monotonic()
         for model in self._models.values():
             state = model.state
             if state in (State.ABSENT, State.LOADING):
@@ -141,9 +159,12 @@ class Loader:
                 pinned=model.pinned,
                 state=state,
                 memory_bytes=model.memory_estimate + self._overhead_bytes,
-                oldest=min((job.arrived for job in self._waiting.of(model)), default=None),
+                oldest=min((job.claimed for job in self._waiting.of(model)), default=None),
                 running=bool(self._running(model)),
                 last_used=model.last_used,
+                demand=model.demand.at(now),
+                load_seconds=model.expected_load_seconds,
+                loaded=model.loaded_at,
             )
             candidates.append(candidate)
         return candidates
@@ -274,7 +295,7 @@ class Loader:
         model.state = State.RESIDENT
         model.stage = ""
         model.load_started = None
-        model.last_used = now
+        model.last_used = model.loaded_at = now
         model.failures = 0
         self._metrics.loaded(model.name, model.load_seconds, model.load_stages)
         log("model_loaded", model=model.name, seconds=round(model.load_seconds, 3), rate=model.rate)

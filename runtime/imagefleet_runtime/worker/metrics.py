@@ -34,6 +34,7 @@ class ModelGauges:
     rate: float | None
     memory_bytes: int | None
     memory_peak_bytes: int | None
+    demand_seconds: float
 
 
 class Metrics:
@@ -59,6 +60,7 @@ class Metrics:
         self._images = self._counter("images", "Pictures drawn")
         self._run_seconds = self._counter("run_seconds", "Seconds for which the accelerator drew")
         self._restarts = self._counter("engine_restarts", "Engine processes that ended by themselves")
+        self._evicted = self._counter("evictions", "Times that the model made room for another")
         self._fetched = self._counter("fetched_bytes", "Bytes of remote sources that were fetched")
         self._generation = self._histogram("generation_seconds", "Time to draw one request")
         self._waiting = self._histogram("queue_seconds", "Time a request waited before it was drawn")
@@ -81,6 +83,7 @@ class Metrics:
             self._images,
             self._run_seconds,
             self._restarts,
+            self._evicted,
             self._fetched,
             self._generation,
             self._waiting,
@@ -149,6 +152,9 @@ class Metrics:
         """``count``: bytes."""
         self._fetched.labels(*self._base, model).inc(count)
 
+    def evicted(self, model: str) -> None:
+        self._evicted.labels(*self._base, model).inc()
+
     def crashed(self, model: str) -> None:
         self._restarts.labels(*self._base, model).inc()
 
@@ -173,6 +179,12 @@ class _Gauges(Collector):
         yield self._by_priority("queue_length", "Requests that wait, by priority", models, "queued")
         yield self._by_priority("running", "Requests being drawn, by priority", models, "running")
         yield self._family("work_seconds", "Estimated seconds of work left", models, "work_seconds")
+        yield self._family(
+            "demand_seconds",
+            "Seconds that the accelerator drew; half is forgotten every 10 minutes",
+            models,
+            "demand_seconds",
+        )
         yield self._family("rate_seconds", "Seconds per megapixel-step", models, "rate")
         yield self._family("model_memory_bytes", "Memory the model needs", models, "memory_bytes")
         yield self._family("memory_peak_bytes", "Most memory its engine held", models, "memory_peak_bytes")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from imagefleet_runtime.worker import calibration
+from imagefleet_runtime.worker.demand import Demand
 from imagefleet_runtime.worker.files import Files
 from imagefleet_runtime.worker.footprint import Footprint
 from imagefleet_runtime.worker.handle import EngineHandle
 from imagefleet_runtime.worker.messages import Capabilities, Loaded, SizeProfile
-from imagefleet_runtime.worker.planning import State
+from imagefleet_runtime.worker.planning import UNKNOWN_LOAD_SECONDS, State
 from imagefleet_runtime.worker.policy import ModelPolicy
 from imagefleet_runtime.worker.scheduling import Speed
 from imagefleet_runtime.worker.source import Source
@@ -45,6 +47,11 @@ class Model:
     crashes: list[float] = field(default_factory=list)
     restarts: int = 0  # engine crashes since the worker started
     last_used: float = 0.0
+    loaded_at: float = -math.inf  # when the last load had ended
+    demand: Demand = field(default_factory=Demand)
+    begins_until: float = (
+        math.inf
+    )  # requests that laid claim to it later are not begun: others wait for its room
     withdrawn: bool = False  # no longer in the policy: finishes what it has, then goes
     stopped: bool = False  # the load that is under way is to end
     outdated: bool = False  # the policy names other files or options by now: the engine is to be replaced
@@ -66,6 +73,12 @@ class Model:
     def known_rate(self) -> float | None:
         """Seconds per megapixel-step: measured here, else as the operator last heard."""
         return self.entry.secondsPerMegapixelStep if self.rate is None else self.rate
+
+    @property
+    def expected_load_seconds(self) -> float:
+        """Seconds of a load: measured here, else as the operator last heard, else a guess."""
+        known = self.entry.loadSeconds if self.load_seconds is None else self.load_seconds
+        return UNKNOWN_LOAD_SECONDS if known is None else known
 
     def loaded(self, loaded: Loaded) -> None:
         """Take over what an engine measured while it loaded."""

@@ -24,7 +24,7 @@ from imagefleet_runtime.worker.memory import memory_total
 from imagefleet_runtime.worker.metrics import Metrics, ModelGauges
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.nvml import Nvml
-from imagefleet_runtime.worker.planning import State
+from imagefleet_runtime.worker.planning import UNKNOWN_LOAD_SECONDS, State
 from imagefleet_runtime.worker.policy import ModelPolicy, Policy
 from imagefleet_runtime.worker.settings import Settings
 from imagefleet_runtime.worker.sources import NodeCache
@@ -35,8 +35,6 @@ from imagefleet_runtime.worker.waiting import Job, WaitingRoom
 RANDOM_SEEDS = 2**32
 # Why requests were stopped.
 CALLER_LEFT, SUSPENDED = "caller_left", "suspended"
-# What a client is told to wait where nobody has measured a load of this model.
-UNKNOWN_LOAD_SECONDS = 10.0
 # By when a request is wanted that does not say it, in seconds from its arrival.
 DEADLINE_SECONDS = {"interactive": 30.0, "batch": 3600.0}
 # The largest batch that is measured: beyond it hardly anything is gained.
@@ -105,6 +103,7 @@ class Supervisor:
             metrics=self.metrics,
             changed=self._model_changed,
             running=self._dispatcher.running,
+            gave_way=self._dispatcher.wake,
         )
 
     def _memory_limit(self, model: Model) -> int:
@@ -275,6 +274,8 @@ class Supervisor:
         self.metrics.cancelled(job.model.name, reason)
         if not self._waiting.discard(job):
             self._dispatcher.cancel(job)
+        elif not job.model.serving:
+            self._loader.wake()  # others may have been giving way to it
 
     async def drain(self) -> None:
         """Take no more requests, refuse those that wait, and return when those that are being drawn are answered."""
@@ -324,6 +325,7 @@ class Supervisor:
         }
 
     def _gauges(self) -> list[ModelGauges]:
+        now = time.monotonic()
         return [
             ModelGauges(
                 model=model.name,
@@ -334,6 +336,7 @@ class Supervisor:
                 rate=model.rate,
                 memory_bytes=model.memory_bytes,
                 memory_peak_bytes=model.peak_bytes,
+                demand_seconds=model.demand.at(now),
             )
             for model in self._models.values()
         ]

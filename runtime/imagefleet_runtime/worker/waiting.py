@@ -11,7 +11,7 @@ from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.messages import Draw, Drawn, Phase
 from imagefleet_runtime.worker.model import Model
-from imagefleet_runtime.worker.scheduling import Key, Priority
+from imagefleet_runtime.worker.scheduling import PATIENCE, Key, Priority
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,11 @@ class Job:
     @property
     def key(self) -> Key:
         return self.parts[0].key
+
+    @property
+    def claimed(self) -> float:
+        """When it lays claim to room for its model: when it came, or, of class batch, once it counts as interactive."""
+        return self.arrived if self.priority == "interactive" else self.arrived + PATIENCE
 
     @property
     def work_seconds(self) -> float:

@@ -1,6 +1,7 @@
 """The dispatcher, with engines whose part the test plays."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 
@@ -385,3 +386,26 @@ async def test_requests_that_lost_their_engine_between_two_pictures_are_refused(
     await job.events.get()
     desk.dispatcher.refuse(desk.models["a"], errors.model_loading("gone", 5.0))
     assert await refused(job) == "model_loading"
+
+
+async def test_a_model_that_gives_way_draws_what_it_had_before_and_begins_nothing_later(
+    desk: Desk, engine: PlayedEngine
+) -> None:
+    before = desk.submit("a", n=2)
+    desk.models["a"].begins_until = before.claimed
+    await engine.draws(2)
+    after = desk.submit("a")
+    await desk.settled()
+    assert not engine.has_orders
+    assert not desk.dispatcher.begins_at_once(after)
+    desk.models["a"].begins_until = math.inf
+    desk.dispatcher.wake()
+    await engine.draw()
+
+
+async def test_what_is_drawn_is_demand_for_its_model(desk: Desk, engine: PlayedEngine) -> None:
+    job = desk.submit("a")
+    engine.drawn(await engine.draw(), work_seconds=2.0)
+    await answered(job)
+    assert desk.models["a"].demand.at(time.monotonic()) == pytest.approx(2.0, rel=0.01)
+    assert desk.models["b"].demand.seconds == 0

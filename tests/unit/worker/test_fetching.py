@@ -112,6 +112,7 @@ class Depot:
             metrics=self.metrics,
             changed=lambda _model: self._changes.set(),
             running=lambda _model: [],
+            gave_way=lambda: None,
         )
         self.task = asyncio.create_task(self.loader.run())
 

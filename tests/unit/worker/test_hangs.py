@@ -140,6 +140,7 @@ def loader_of(
         metrics=Metrics("team-a", "images", list, list),
         changed=changed,
         running=lambda _model: [],
+        gave_way=lambda: None,
     )
 
 

@@ -7,7 +7,7 @@ from prometheus_client import generate_latest
 
 DOCS = Path(__file__).parents[3] / "docs/worker.md"
 MODEL = ModelGauges(
-    "shapes", True, {"interactive": 1, "batch": 3}, {"interactive": 2, "batch": 0}, 2.0, 0.5, 7, 9
+    "shapes", True, {"interactive": 1, "batch": 3}, {"interactive": 2, "batch": 0}, 2.0, 0.5, 7, 9, 1.5
 )
 DEVICE = Device(0, "NVIDIA H200", 0.5, 1, 2, 60.0, 400.0)
 
@@ -27,6 +27,7 @@ def record_all(metrics: Metrics) -> None:
     metrics.drawn("shapes", 0.5)
     metrics.completed("shapes", 0.5, 0.1)
     metrics.crashed("shapes")
+    metrics.evicted("shapes")
     metrics.loaded("shapes", 3.0, {"fetch": 1.0, "warm": 2.0})
     metrics.fetched("shapes", 100)
 

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,9 @@ from imagefleet_runtime.worker.planning import (
     LoadNext,
     State,
     crash_delay,
+    giving_way,
     memory_limit,
+    next_turn,
     plan,
     retry_delay,
 )
@@ -27,6 +30,11 @@ def resident(name: str, **fields: object) -> Candidate:
     return replace(BASE, model=name, state=State.RESIDENT, **fields)  # type: ignore[arg-type]
 
 
+NOW = 100.0
+# Loaded at 95 in 5 s: it stays until 105 while it has work.
+NEW: dict[str, object] = {"loaded": 95.0, "load_seconds": 5.0}
+
+
 ROWS = {
     "nothing to do without models": ([], None),
     "a model that nobody asks for stays absent": ([absent("a")], None),
@@ -41,7 +49,23 @@ ROWS = {
         LoadNext("b"),
     ),
     "a failed model is left alone": ([replace(absent("a", pinned=True), state=State.FAILED)], None),
-    "the least recently used makes room": (
+    "the least valuable makes room": (
+        [
+            absent("a", oldest=1.0),
+            resident("b", demand=5.0, load_seconds=1.0, last_used=1.0),
+            resident("c", demand=1.0, load_seconds=4.0, last_used=9.0),
+        ],
+        LoadNext("a", evict=("c",)),
+    ),
+    "of equal use the larger makes room": (
+        [
+            absent("a", oldest=1.0),
+            resident("b", demand=1.0, memory_bytes=3),
+            resident("c", demand=1.0, memory_bytes=6),
+        ],
+        LoadNext("a", evict=("c",)),
+    ),
+    "of those that nobody used lately the least recently used makes room": (
         [absent("a", oldest=1.0), resident("b", last_used=9.0), resident("c", last_used=5.0)],
         LoadNext("a", evict=("c",)),
     ),
@@ -59,6 +83,18 @@ ROWS = {
     ),
     "a model with a younger request is evicted": (
         [absent("a", oldest=1.0, memory_bytes=8), resident("b", oldest=2.0)],
+        LoadNext("a", evict=("b",)),
+    ),
+    "one with waiting requests stays for its tenure": (
+        [absent("a", oldest=1.0, memory_bytes=8), resident("b", oldest=2.0, **NEW)],
+        None,
+    ),
+    "one without work may go at once": (
+        [absent("a", oldest=1.0, memory_bytes=8), resident("b", **NEW)],
+        LoadNext("a", evict=("b",)),
+    ),
+    "a pinned model waits for no tenure": (
+        [absent("a", pinned=True, memory_bytes=8), resident("b", oldest=2.0, **NEW)],
         LoadNext("a", evict=("b",)),
     ),
     "a pinned model evicts one with older requests": (
@@ -87,7 +123,64 @@ ROWS = {
 
 @pytest.mark.parametrize(("candidates", "want"), ROWS.values(), ids=ROWS.keys())
 def test_the_next_load(candidates: list[Candidate], want: object) -> None:
-    assert plan(candidates, 10) == want
+    assert plan(candidates, 10, NOW) == want
+
+
+WAYS = {
+    "nobody waits": ([resident("b", running=True)], {}),
+    "there is room": ([absent("a", oldest=1.0), resident("b", running=True)], {}),
+    "one that runs begins nothing that came later": (
+        [absent("a", oldest=1.0, memory_bytes=8), resident("b", running=True, oldest=2.0)],
+        {"b": 1.0},
+    ),
+    "what it had before is drawn first": (
+        [absent("a", oldest=2.0, memory_bytes=8), resident("b", running=True, oldest=1.0)],
+        {},
+    ),
+    "not before its tenure ends": (
+        [absent("a", oldest=1.0, memory_bytes=8), resident("b", running=True, **NEW)],
+        {},
+    ),
+    "the least valuable of those that run": (
+        [
+            absent("a", oldest=1.0),
+            resident("b", running=True, demand=5.0),
+            resident("c", running=True, demand=1.0),
+        ],
+        {"c": 1.0},
+    ),
+    "for a pinned model nothing more is begun": (
+        [absent("a", pinned=True, memory_bytes=8), resident("b", running=True, oldest=1.0)],
+        {"b": -math.inf},
+    ),
+    "a pinned one gives no way": ([absent("a", oldest=1.0, memory_bytes=8), resident("b", pinned=True)], {}),
+    "where all together would not do nobody does": (
+        [
+            absent("a", oldest=3.0, memory_bytes=9),
+            resident("b", running=True, oldest=4.0),
+            resident("c", running=True, oldest=1.0),
+        ],
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("candidates", "want"), WAYS.values(), ids=WAYS.keys())
+def test_who_gives_way(candidates: list[Candidate], want: dict[str, float]) -> None:
+    assert giving_way(candidates, 10, NOW) == want
+
+
+@pytest.mark.parametrize(
+    ("candidates", "want"),
+    [
+        ([resident("b", running=True, **NEW)], None),
+        ([absent("a", oldest=1.0, memory_bytes=8), resident("b", running=True, **NEW)], 105.0),
+        ([absent("a", oldest=1.0, memory_bytes=8), resident("b", running=True, loaded=1.0)], None),
+    ],
+    ids=["nobody waits", "when its tenure ends", "it has ended"],
+)
+def test_when_it_is_another_models_turn(candidates: list[Candidate], want: float | None) -> None:
+    assert next_turn(candidates, NOW) == want
 
 
 candidates = st.builds(
@@ -99,12 +192,15 @@ candidates = st.builds(
     oldest=st.none() | st.floats(0, 9),
     running=st.booleans(),
     last_used=st.floats(0, 9),
+    demand=st.floats(0, 9),
+    load_seconds=st.floats(0, 60),
+    loaded=st.floats(0, NOW),
 )
 
 
 @given(st.lists(candidates, max_size=6, unique_by=lambda entry: entry.model))
 def test_a_load_never_exceeds_the_memory_nor_evicts_what_it_must_not(entries: list[Candidate]) -> None:
-    step = plan(entries, 10)
+    step = plan(entries, 10, NOW)
     if not isinstance(step, LoadNext):
         return
     by_name = {entry.model: entry for entry in entries}
@@ -112,6 +208,15 @@ def test_a_load_never_exceeds_the_memory_nor_evicts_what_it_must_not(entries: li
     assert not any(victim.pinned or victim.running for victim in victims)
     held = [e for e in entries if e.state in (State.RESIDENT, State.LOADING) and e not in victims]
     assert sum(entry.memory_bytes for entry in held) + by_name[step.model].memory_bytes <= 10
+
+
+@given(st.lists(candidates, max_size=6, unique_by=lambda entry: entry.model))
+def test_only_what_may_be_evicted_gives_way_and_that_makes_room(entries: list[Candidate]) -> None:
+    ways = giving_way(entries, 10, NOW)
+    by_name = {entry.model: entry for entry in entries}
+    assert all(by_name[name].busy and not by_name[name].pinned for name in ways)
+    ended = [replace(e, running=False) if e.model in ways else e for e in entries]
+    assert not ways or isinstance(plan(ended, 10, NOW), LoadNext)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import pytest
 from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.model import Model
-from imagefleet_runtime.worker.planning import State
+from imagefleet_runtime.worker.planning import UNKNOWN_LOAD_SECONDS, State
 from imagefleet_runtime.worker.policy import Policy
 from imagefleet_runtime.worker.settings import CacheSettings, Settings
-from imagefleet_runtime.worker.supervisor import DEADLINE_SECONDS, UNKNOWN_LOAD_SECONDS, Supervisor
+from imagefleet_runtime.worker.supervisor import DEADLINE_SECONDS, Supervisor
 from imagefleet_runtime.worker.waiting import Job
 from prometheus_client import generate_latest
 
