@@ -51,6 +51,16 @@ class Actor:
             return Refusal("ChildNotOwned", _not_owned(body, owner))
         return await self._apply(kind, body) if action is drift.Action.APPLY else False
 
+    async def remove(self, child: Child) -> bool:
+        """Delete a child that is no longer wanted: whether it was there. Raises ApiError, ApiUnreachableError."""
+        try:
+            await self._client.delete(CHILDREN[child.kind], child.namespace, child.name, child.uid)
+        except ApiError as error:
+            if error.status not in (404, 409):
+                raise
+            return False
+        return True
+
     def _decide(self, known: Child | None, body: Json) -> drift.Action:
         (owner,) = body["metadata"]["ownerReferences"]
         return drift.decide(known, owner, hash_of(body), self._store.trusted(known))

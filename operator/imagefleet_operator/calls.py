@@ -43,6 +43,7 @@ class WorkerCalls:
         self._clock = clock
         self._intervals: dict[Name, float] = {}
         self._wanted: dict[Name, Policy] = {}
+        self._interrupted: dict[Name, str] = {}
 
     def arrange(self, name: Name, seconds: float, wanted: Policy | None) -> float:
         """Remember how often to ask a worker, and the policy that it is to be brought to (None: it is there);
@@ -56,13 +57,19 @@ class WorkerCalls:
         self._wanted[name] = wanted
         return seconds if again else 0.0
 
+    def interrupt(self, pod: Pod) -> None:
+        """In the next round with this very worker: its node is about to go."""
+        self._interrupted[pod.namespace, pod.name] = pod.uid
+
     async def run(self, name: Name) -> float | None:
         """One round with one worker; the seconds until the next, None where its pod is not there to answer.
         Raises ApiError and ApiUnreachableError for its annotation: then the same is tried again."""
         pod = self._store.pod(*name)
+        if pod is not None and not pod.deleting and self._interrupted.get(name) == pod.uid:
+            return None if await self._end(pod) else POLL_UNSETTLED
         if pod is None or not pod.ready or pod.deleting:
-            self._intervals.pop(name, None)
-            self._wanted.pop(name, None)
+            for known in (self._intervals, self._wanted, self._interrupted):
+                known.pop(name, None)
             return None
         wanted = self._wanted.get(name)
         if wanted is None:
@@ -70,6 +77,25 @@ class WorkerCalls:
         elif await self._bring(pod, wanted) and self._wanted.get(name) == wanted:
             del self._wanted[name]
         return self._intervals.get(name)
+
+    async def _end(self, pod: Pod) -> bool:
+        """Gateways stop choosing the worker, it hands over what it draws, and its pod ends, so that the next one is
+        made at once: whether it does. A pod that is ready still may have to wait for others of its pool."""
+        if policy.annotated(pod.placement):
+            await self._annotate(pod, Annotate(policy.placement_text({})))
+        if pod.ready:
+            try:
+                await self._workers.interrupt(pod)
+            except CallError as error:
+                # The end of its pod tells it the same.
+                logger.warning("worker %s/%s was not interrupted: %s", pod.namespace, pod.name, error)
+        try:
+            await self._client.evict(pod.namespace, pod.name, pod.uid)
+        except ApiError as error:
+            if error.status not in (404, 409, 429):
+                raise
+            return error.status != 429
+        return True
 
     async def _bring(self, pod: Pod, wanted: Policy) -> bool:
         """Whether all steps went well, from how the worker stands now; the first that fails ends them, as the next

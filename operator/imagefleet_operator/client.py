@@ -8,7 +8,7 @@ operator reads plain objects and writes by server-side apply.
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -17,7 +17,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
 
 from imagefleet_operator import metrics
-from imagefleet_operator.kinds import Kind
+from imagefleet_operator.kinds import POD, Kind
 from imagefleet_operator.plan.types import Json
 
 FIELD_MANAGER = "imagefleet-operator"
@@ -114,14 +114,42 @@ class KubeClient:
 
     async def list(self, kind: Kind, namespace: str | None = None) -> AsyncIterator[Json]:
         """Every object of the kind that its selector selects, in a namespace or in all, page by page."""
+        async for page in self._pages(kind, namespace):
+            for item in page.get("items") or ():
+                yield item
+
+    async def snapshot(self, kind: Kind) -> tuple[Sequence[Json], str]:
+        """Every object of the kind, and the version from which to watch what happens to them."""
+        pages = [page async for page in self._pages(kind, None)]
+        found = [item for page in pages for item in page.get("items") or ()]
+        return found, pages[0]["metadata"]["resourceVersion"]
+
+    async def watch(self, kind: Kind, version: str, seconds: int) -> AsyncIterator[Json]:
+        """What happens to objects of the kind after ``version``, as the API's events, for so long at most."""
+        query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(seconds)}
+        path = kind.path()
+        try:
+            async with self._session.get(
+                self._base + path,
+                params=query,
+                headers=await self._headers(),
+                timeout=aiohttp.ClientTimeout(total=seconds + REQUEST_SECONDS, sock_connect=10),
+            ) as response:
+                if response.status != 200:
+                    _answer(response.status, await response.read())
+                async for line in _lines(response):
+                    yield json.loads(line)
+        except (aiohttp.ClientError, ConfigException, TimeoutError, OSError, ValueError) as error:
+            raise ApiUnreachableError(f"WATCH {path}: {error or type(error).__name__}") from error
+
+    async def _pages(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         query = {"limit": str(PAGE)} | ({"labelSelector": kind.selector} if kind.selector else {})
         token = ""
         while True:
             page = await self._request(
                 "GET", kind, kind.path(namespace), query | ({"continue": token} if token else {})
             )
-            for item in page.get("items") or ():
-                yield item
+            yield page
             token = (page.get("metadata") or {}).get("continue") or ""
             if not token:
                 return
@@ -142,10 +170,26 @@ class KubeClient:
         """Create an object."""
         return await self._request("POST", kind, kind.path(namespace), {}, body)
 
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> Json:
+        """Delete this very object (else ApiError 409); its own children go with it."""
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+        return await self._request("DELETE", kind, kind.path(namespace, name), {}, body)
+
+    async def evict(self, namespace: str, name: str, uid: str) -> Json:
+        """Have this very pod end (else ApiError 409), as its disruption budget allows (else ApiError 429)."""
+        metadata = {"namespace": namespace, "name": name}
+        options = {"preconditions": {"uid": uid}}
+        body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata, "deleteOptions": options}
+        return await self._request("POST", POD, POD.path(namespace, name, "eviction"), {}, body)
+
     async def replace(self, kind: Kind, namespace: str, name: str, body: Json) -> Json:
         """Replace an object; its resourceVersion, where given, must be the current one (else ApiError
         409)."""
         return await self._request("PUT", kind, kind.path(namespace, name), {}, body)
+
+    async def _headers(self) -> dict[str, str]:
+        token = await bearer(self._configuration)
+        return {"Authorization": token} if token else {}
 
     async def _request(
         self,
@@ -160,10 +204,7 @@ class KubeClient:
         started = perf_counter()
         outcome = "unreachable"
         try:
-            headers = {"Content-Type": content_type}
-            token = await bearer(self._configuration)
-            if token:
-                headers["Authorization"] = token
+            headers = {"Content-Type": content_type, **await self._headers()}
             async with self._session.request(
                 verb, self._base + path, params=query, data=data, headers=headers
             ) as response:
@@ -174,6 +215,15 @@ class KubeClient:
             raise ApiUnreachableError(f"{verb} {path}: {error or type(error).__name__}") from error
         finally:
             metrics.observe_request(verb, kind.kind, outcome, perf_counter() - started)
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """aiohttp's own lines are at most 128 KiB long; a Node that names its images is longer."""
+    rest = b""
+    async for part in response.content.iter_any():
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line
 
 
 def _answer(status: int, raw: bytes) -> Json:

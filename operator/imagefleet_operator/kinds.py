@@ -40,6 +40,7 @@ SERVICE_ACCOUNT = Kind("ServiceAccount", "", "v1", "serviceaccounts", MANAGED)
 BUDGET = Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", MANAGED)
 JOB = Kind("Job", "batch", "v1", "jobs", MANAGED)
 POD = Kind("Pod", "", "v1", "pods", MANAGED)
+NODE = Kind("Node", "", "v1", "nodes")
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
 EVENT = Kind("Event", "events.k8s.io", "v1", "events")
 

@@ -15,9 +15,11 @@ from imagefleet_operator.client import KubeClient
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.gateways import FIND, GatewayClient, Gateways
 from imagefleet_operator.handlers import make_registry, make_settings
+from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import MODEL, POOL
+from imagefleet_operator.nodes import NodeWatch
 from imagefleet_operator.plan.policy import Policy
-from imagefleet_operator.plan.types import Name
+from imagefleet_operator.plan.types import Name, Pod
 from imagefleet_operator.queue import WorkQueue
 from imagefleet_operator.reconcile import Reconciler
 from imagefleet_operator.rollout_metrics import RolloutMetrics
@@ -56,6 +58,7 @@ class Leader:
         self._calls = WorkerCalls(self._store, client, self._workers, self._wake)
         events = EventRecorder(client, settings.lease.identity)
         actor = Actor(self._store, client, events, self._wake)
+        self._nodes = NodeWatch(self._store, client, self._wake)
         reconciler = Reconciler(
             self._store,
             actor,
@@ -63,6 +66,7 @@ class Leader:
             caller_public_key=public_pem(key),
             call=self._call,
             watch=self._watch_gateways,
+            interruptions=Interruptions(events, self._interrupt),
         )
         self._queue: WorkQueue[Key] = WorkQueue(
             "reconcile", reconciler.run, concurrency=settings.queue_workers
@@ -100,7 +104,8 @@ class Leader:
             self._gateway_queue.start()
             self._gateway_queue.add(FIND)
             self._wake(self._store.parent_keys())
-            listing = [asyncio.create_task(self._resync()), asyncio.create_task(self._follow_relists())]
+            following = (self._resync(), self._follow_relists(), self._nodes.run())
+            listing = [asyncio.create_task(each) for each in following]
             try:
                 await self._watch(stop)
             finally:
@@ -172,6 +177,10 @@ class Leader:
 
     def _ask_gateway(self, key: str, seconds: float) -> None:
         self._gateway_queue.add(key, seconds)
+
+    def _interrupt(self, pod: Pod) -> None:
+        self._calls.interrupt(pod)
+        self._call_queue.add((pod.namespace, pod.name))
 
     def _call(self, pod: Name, seconds: float, wanted: Policy | None) -> None:
         self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted))

@@ -31,6 +31,11 @@ GATEWAY_FAILURES = Counter(
     "imagefleet_operator_gateway_call_failures_total",
     "Questions to gateways for what they counted that failed.",
 )
+INTERRUPTIONS = Counter(
+    "imagefleet_spot_interruptions_total",
+    "Spot workers whose node was about to go.",
+    ["namespace", "pool"],
+)
 PARENTS = Gauge(
     "imagefleet_operator_objects", "Pools and models by condition.", ["kind", "condition", "status"]
 )
@@ -50,7 +55,7 @@ SYNCED = Gauge("imagefleet_operator_synced", "1 once every kind has been listed,
 
 def forget_pool(namespace: str, pool: str) -> None:
     """Drop the counters of a pool that has gone, or they would grow for ever."""
-    for counter in (POLL_FAILURES, PLACEMENT_CHANGES):
+    for counter in (POLL_FAILURES, PLACEMENT_CHANGES, INTERRUPTIONS):
         counter.remove_by_labels({"namespace": namespace, "pool": pool})
 
 

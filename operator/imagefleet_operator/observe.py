@@ -1,8 +1,9 @@
 """From the store to what a plan depends on: frozen values, nothing that changes under the plan's hands."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from imagefleet_operator.plan import policy, verdicts
+from imagefleet_operator.plan import policy, spot, verdicts
 from imagefleet_operator.plan.rollout_types import NameFigures
 from imagefleet_operator.plan.types import (
     Copy,
@@ -28,20 +29,35 @@ def observe_pool(
 ) -> PoolObserved:
     """All that the plan of ``pool`` depends on; ``refusals`` are those of its children's last writes, ``moved`` the
     models that were moved lately, with the workers that hold them since."""
-    deployment = store.child("Deployment", pool.namespace, f"{pool.name}-workers")
-    ours = deployment is not None and deployment.owner == pool.uid
-    state = deployment.state if deployment and ours else None
+    parts = _deployments(store, pool)
     return PoolObserved(
         pool=pool,
         models={name: store.model(pool.namespace, name) for name in models_of_pool(pool)},
-        deployment=state if isinstance(state, DeploymentState) else None,
-        workers=observe_workers(store, pool.namespace, pool.name),
+        deployment=spot.total(list(parts.values())),
+        workers=tuple(
+            _interrupted(store, pool, w) for w in observe_workers(store, pool.namespace, pool.name)
+        ),
         refusals=tuple(refusals),
         figures=_figures(store, pool),
         demand=store.demands.of(pool.namespace, pool.name),
         load=store.loads.of(pool.namespace, pool.name),
         moved_models=moved,
+        parts=parts,
     )
+
+
+def _deployments(store: Store, pool: Parent[PoolSpec]) -> dict[str, DeploymentState]:
+    """Those that belong to the pool, by name."""
+    names = (spot.workers_name(pool.name), spot.on_demand_name(pool.name))
+    children = (store.child("Deployment", pool.namespace, name) for name in names)
+    ours = [child for child in children if child is not None and child.owner == pool.uid]
+    return {child.name: child.state for child in ours if isinstance(child.state, DeploymentState)}
+
+
+def _interrupted(store: Store, pool: Parent[PoolSpec], worker: Worker) -> Worker:
+    spec = pool.spec.spot if pool.spec else None
+    taint = spot.interrupted_by(spec, worker.pod, store.nodes.taints(worker.pod.node))
+    return replace(worker, interrupted=taint) if taint else worker
 
 
 def _figures(store: Store, pool: Parent[PoolSpec]) -> dict[str, NameFigures]:

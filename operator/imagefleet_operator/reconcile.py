@@ -1,22 +1,24 @@
 """One pass over one pool or model: observe, plan, act, and say when to look again."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 from imagefleet_operator import metrics
 from imagefleet_operator.act import Actor
-from imagefleet_operator.kinds import MODEL, POOL, Kind
+from imagefleet_operator.interruptions import Interruptions
+from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
+from imagefleet_operator.plan import spot, surge
 from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.moves import HOLD_SECONDS, Move, told
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import plan_pool
+from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT
 from imagefleet_operator.plan.status import write_delay
-from imagefleet_operator.plan.surge import look_again
-from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolSpec, Refusal
+from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolObserved, PoolSpec, Refusal
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec, workers_spec
 from imagefleet_operator.render import pool_children, verify_job
 from imagefleet_operator.store.store import Key, Store
@@ -59,6 +61,7 @@ class Reconciler:
         caller_public_key: str,
         call: Callable[[Name, float, Policy | None], None],
         watch: Callable[[Name, bool], None],
+        interruptions: Interruptions,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -67,6 +70,7 @@ class Reconciler:
         self._public_key = caller_public_key
         self._call = call
         self._watch = watch
+        self._interruptions = interruptions
         self._clock = clock
         self._memories: dict[Key, Memory] = {}
 
@@ -99,9 +103,12 @@ class Reconciler:
     async def _pool(self, pool: Parent[PoolSpec], memory: Memory) -> float | None:
         moved = self._moved(memory)
         observed = observe_pool(self._store, pool, (), moved)
+        await self._interruptions.take(pool, spot.interruptions(observed))
         spec = workers_spec(observed, self._workers, self._clock())
         bodies = pool_children(spec, self._public_key) if spec else {}
         changed = await self._children(list(bodies.values()), POOL, pool, memory)
+        if not changed and spot.obsolete(observed, self._clock()):
+            changed = await self._remove(pool, spot.on_demand_name(pool.name))
         if changed and not memory.refusals:
             return SETTLE_SECONDS
         plan = plan_pool(observe_pool(self._store, pool, memory.refusals, moved), self._clock())
@@ -111,7 +118,12 @@ class Reconciler:
         for pod, seconds in plan.poll_seconds.items():
             self._call((pool.namespace, pod), seconds, wanted.get(pod))
         delay = await self._status(POOL, pool, plan.status, memory)
-        return _soonest(delay, plan.again, look_again(observed, self._clock()))
+        return _soonest(delay, plan.again, *_look_again(observed, self._clock()))
+
+    async def _remove(self, pool: Parent[PoolSpec], name: str) -> bool:
+        """Delete a Deployment of the pool that it needs no more; whether it was there."""
+        child = self._store.child(DEPLOYMENT.kind, pool.namespace, name)
+        return child is not None and not child.deleting and await self._actor.remove(child)
 
     def _moved(self, memory: Memory) -> dict[str, frozenset[str]]:
         """The models that were moved lately. Those that were moved before we started are not known."""
@@ -160,6 +172,12 @@ class Reconciler:
             await self._actor.status(kind, parent, status)
             delay = None
         return _soonest(delay, _refused_delay(memory))
+
+
+def _look_again(observed: PoolObserved, now: float) -> Iterator[float | None]:
+    for capacity in (SPOT, ON_DEMAND):
+        yield surge.look_again(spot.alone(observed, capacity), now)
+    yield spot.look_again(observed, now)
 
 
 def _refused_delay(memory: Memory) -> float | None:

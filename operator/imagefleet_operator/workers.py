@@ -67,7 +67,7 @@ class Tokens:
 
 
 class WorkerClient:
-    """Calls to workers. Both raise CallError."""
+    """Calls to workers. All raise CallError."""
 
     def __init__(self, tokens: Tokens) -> None:
         self._tokens = tokens
@@ -84,6 +84,20 @@ class WorkerClient:
     async def put_models(self, pod: Pod, policy: Sequence[Json]) -> Report:
         """Give the worker its whole policy; what it says of itself then."""
         return await self._call(pod, "PUT", "/v1/worker/models", {"models": list(policy)}, PUT_SECONDS)
+
+    async def interrupt(self, pod: Pod) -> None:
+        """Have the worker end what it draws, and hand it over."""
+        path = "/v1/worker/interrupt"
+        headers = {"Authorization": f"Bearer {self._tokens.of(pod.namespace, pod.pool)}"}
+        await self._pods.call(
+            "POST",
+            (pod.ip, PORT),
+            path,
+            seconds=PUT_SECONDS,
+            most_bytes=REPORT_BYTES,
+            body={},
+            headers=headers,
+        )
 
     async def _call(self, pod: Pod, verb: str, path: str, body: Json | None, seconds: float) -> Report:
         headers = {"Authorization": f"Bearer {self._tokens.of(pod.namespace, pod.pool)}"}

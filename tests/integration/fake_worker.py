@@ -12,7 +12,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-MODELS: dict[str, Any] = {"models": []}
+MODELS: dict[str, Any] = {"models": [], "draining": False}
 
 
 def report() -> dict[str, Any]:
@@ -20,7 +20,7 @@ def report() -> dict[str, Any]:
     accelerator = os.environ.get("FAKE_ACCELERATOR")
     return {
         "pod": os.environ["IMAGEFLEET_POD"],
-        "draining": False,
+        "draining": MODELS["draining"],
         "memory": memory,
         "models": [
             {
@@ -50,6 +50,12 @@ def state(entry: dict[str, Any]) -> dict[str, Any]:
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer(report())
+
+    def do_POST(self) -> None:
+        """It is interrupted, the only thing that the operator posts."""
+        MODELS["draining"] = True
+        print("interrupted:", self.path, flush=True)
+        self._answer({})
 
     def do_PUT(self) -> None:
         MODELS.update(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))

@@ -56,6 +56,7 @@ from imagefleet_operator.api.quantity import bytes_quantity, quantity_bytes, qua
 from imagefleet_operator.api.rollout import Analysis, LatencySlo, Rollout, RolloutStep, Slo
 from imagefleet_operator.api.scaling import Scaling, ScalingRules, WarmPool, WarmWindow
 from imagefleet_operator.api.source import AdapterSource, SecretRef, Source
+from imagefleet_operator.api.spot import Spot
 
 __all__ = [
     "API_VERSION",
@@ -103,6 +104,7 @@ __all__ = [
     "SizePerformance",
     "Slo",
     "Source",
+    "Spot",
     "Status",
     "StepCache",
     "Stickiness",

@@ -22,7 +22,7 @@ from imagefleet_operator.api.common import (
 from imagefleet_operator.api.inference_pool_status import InferencePoolStatus
 from imagefleet_operator.api.pool_model import ENTRY_CHECKS, MAX_MODELS, PoolModel
 from imagefleet_operator.api.scaling import BOUNDS_CHECK, Scaling, WarmPool
-from imagefleet_operator.api.spot import Tier
+from imagefleet_operator.api.spot import Spot, Tier
 
 # Bounded, since the cost that the API server grants a rule is that of the largest value there could be.
 Quantities = Mapping[str, Annotated[int | str, Field(json_schema_extra={"maxLength": 32})]]
@@ -241,6 +241,10 @@ class Worker(ApiModel):
         "seconds more than this to finish what it took.",
         ge=1,
         le=3600,
+    )
+    spot: Spot | None = Field(
+        default=None,
+        description="Where spot nodes are, for workers that may be interrupted. Absent: no worker knows of any.",
     )
     pod_template: PodTemplate = Field(
         default_factory=PodTemplate,

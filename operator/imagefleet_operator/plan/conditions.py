@@ -45,6 +45,8 @@ REASONS: dict[str, str] = {
     "RolloutAborted": "A new model was found wanting, or somebody said so; the stable one has all requests.",
     "SafetyHealthy": "No model's pictures pass the safety check too seldom.",
     "Unsafe": "A model's pictures pass the safety check too seldom.",
+    "SpotAvailable": "Every spot worker has a node, or has looked for one for a short time only.",
+    "OnDemandFallback": "Workers on demand stand in for spot workers that find no node.",
     "NoOpinion": "No picture has been checked lately.",
     "Verified": "The files are what the spec says, and safe to load.",
     "VerificationPending": "The files are being checked, or wait for a place where they can be.",

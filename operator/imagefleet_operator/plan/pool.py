@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from imagefleet_operator.plan import conditions, policy, verdicts
+from imagefleet_operator.plan import conditions, policy, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
@@ -21,7 +21,7 @@ POLL_SETTLED = 15.0
 WATCH_SECONDS = 1.0
 """Between two passes while time or figures may change something."""
 NO_PROMISE = Slo()
-KEPT = ("WorkersReady", "ModelsPlaced", "RolloutHealthy", "SafetyHealthy")
+KEPT = ("WorkersReady", "ModelsPlaced", "RolloutHealthy", "SafetyHealthy", "SpotAvailable")
 """Conditions that stay as they were while the spec cannot be read."""
 
 
@@ -68,6 +68,7 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
     unasked = {w.pod.name for w in verdicts.present(observed.workers) if not w.asked}
     if unasked:
         return PoolPlan(status=observed.pool.status, poll_seconds=dict.fromkeys(unasked, 0.0))
+    observed = spot.as_served(observed, now)
     entries = plan_entries(spec, observed, now)
     wanted = _policies(spec, observed, entries)
     plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
@@ -196,6 +197,7 @@ def _status(spec: PoolSpec, observed: PoolObserved, entries: Entries, now: float
         "ModelsPlaced": placed,
         "RolloutHealthy": rollout_healthy(state for _, state in entries.states),
         "SafetyHealthy": safety_healthy(observed, entries),
+        "SpotAvailable": spot.spot_available(observed, now),
         "Reconciling": None if ready.ok or stalled else Verdict(True, "Progressing", ready.message),
         "Stalled": stalled,
     }

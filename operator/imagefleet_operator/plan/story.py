@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from imagefleet_operator.plan.conditions import News
+from imagefleet_operator.plan.conditions import News, find
 from imagefleet_operator.plan.types import Json
 
 BLOCKED = ("BurningErrorBudget", "Inconclusive")
@@ -15,7 +15,7 @@ def story(old: Json, new: Json) -> tuple[News, ...]:
     A first status tells what it finds. Steps that were gone through in one pass are told as one.
     """
     before, after = _by_name(old), _by_name(new)
-    news = [*_command(old, new), *_suspensions(old, new), *_endings(old, new)]
+    news = [*_command(old, new), *_suspensions(old, new), *_endings(old, new), *_spot(old, new)]
     for name, entry in after.items():
         news += _rollout(name, before.get(name, {}), entry)
         news += _experiments(name, before.get(name, {}), entry)
@@ -49,6 +49,14 @@ def _suspensions(old: Json, new: Json) -> Iterator[News]:
 
 def _key(suspension: Json) -> tuple[str, ...]:
     return tuple(suspension[key] for key in ("name", "model", "reason", "since"))
+
+
+def _spot(old: Json, new: Json) -> Iterator[News]:
+    """Workers on demand stand in, or no longer."""
+    before, after = find(old, "SpotAvailable"), find(new, "SpotAvailable")
+    lacked, lacks = (found is not None and found["status"] == "False" for found in (before, after))
+    if after is not None and lacks != lacked:
+        yield News(after["reason"], after["message"], lacks, after["lastTransitionTime"])
 
 
 def _endings(old: Json, new: Json) -> Iterator[News]:

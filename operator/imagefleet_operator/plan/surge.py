@@ -29,11 +29,11 @@ def max_unavailable(observed: PoolObserved, now: float) -> int:
         return 0
     if state.max_unavailable or not state.current:
         return state.max_unavailable
-    lacking = [p for p in _lacking(spec, observed) if now - _since(p) >= PATIENCE_SECONDS]
+    found = lacking(observed, now)
     ready = [w.pod for w in observed.workers if w.pod.ready and not w.pod.deleting]
-    if len(ready) == 1 and not any(_fits_in_place(pod, ready[0]) for pod in lacking):
+    if len(ready) == 1 and not any(_fits_in_place(pod, ready[0]) for pod in found):
         return 0
-    return len(lacking)
+    return len(found)
 
 
 def look_again(observed: PoolObserved, now: float) -> float | None:
@@ -45,10 +45,16 @@ def look_again(observed: PoolObserved, now: float) -> float | None:
     return min((wait for wait in waits if wait > 0), default=None)
 
 
+def lacking(observed: PoolObserved, now: float) -> Sequence[Pod]:
+    """Pods that have found no accelerator for longer than it takes to give one back."""
+    spec = observed.pool.spec
+    return [p for p in _lacking(spec, observed) if now - _since(p) >= PATIENCE_SECONDS] if spec else []
+
+
 def _replacing(spec: PoolSpec, state: DeploymentState) -> bool:
     """Whether workers of an older template may be there, or lack already while their successors are not made yet."""
     return spec.accelerator_count > 0 and (
-        not state.current or state.updated < max(state.replicas, spec.replicas)
+        not state.current or state.updated < max(state.replicas, state.desired)
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from imagefleet_operator.plan.capacity_types import Load, PoolScaling, WarmSpec
 from imagefleet_operator.plan.rollout_types import Experiment, NameFigures, RolloutSpec, Shadow, Slo
+from imagefleet_operator.plan.spot_types import SpotSpec
 
 S = TypeVar("S")
 Json = dict[str, Any]
@@ -59,6 +60,8 @@ class PoolSpec:
     """The worker's entry point that says how good a picture is; empty: none."""
     scaling: PoolScaling | None = None
     warm: WarmSpec | None = None
+    spot: SpotSpec | None = None
+    """None: no worker is on a spot node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ class DeploymentState:
     """The message of ``ReplicaFailure=True`` (quota, admission), else empty."""
     max_unavailable: int = 0
     """Of its strategy: how many workers may be away while others are replaced; 0: a new one starts first."""
+    desired: int = 0
+    """``spec.replicas``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +216,10 @@ class Pod:
     """Seconds since the epoch; 0: not known, or not ready."""
     deletion_cost: int = 0
     """Of several pods of one ReplicaSet that of the lowest goes first."""
+    node: str = ""
+    """Empty before it has one."""
+    capacity: str = ""
+    """The label ``imagefleet.dev/capacity``: ``spot`` or ``on-demand``; empty in pools without spot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +313,8 @@ class Worker:
     silent_since: float | None = None
     policy_hash: str | None = None
     silence: str = ""
+    interrupted: str = ""
+    """The taint that says that its node is about to go; empty: it stays."""
 
     @property
     def asked(self) -> bool:
@@ -327,10 +338,13 @@ class PoolObserved:
     models: Mapping[str, Parent[ModelSpec] | None]
     """Every model that the pool names; None where there is none of that name."""
     deployment: DeploymentState | None
+    """Of all its Deployments together; None where it has none yet."""
     workers: tuple[Worker, ...]
     refusals: tuple[Refusal, ...] = ()
     figures: Mapping[str, NameFigures] = field(default_factory=dict)
     """What gateways counted lately, by entry; an entry that is absent: no opinion."""
+    parts: Mapping[str, DeploymentState] = field(default_factory=dict)
+    """Of each of its Deployments, by name."""
     demand: Mapping[str, float] | None = None
     """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
     load: Load = field(default_factory=Load)

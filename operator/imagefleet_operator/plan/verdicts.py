@@ -37,7 +37,9 @@ def present(workers: Iterable[Worker]) -> list[Worker]:
 
 def serving(workers: Iterable[Worker]) -> list[Worker]:
     """The workers that can hold models: present, heard of, and not about to end."""
-    return [w for w in present(workers) if w.report is not None and not w.report.draining]
+    return [
+        w for w in present(workers) if w.report is not None and not w.report.draining and not w.interrupted
+    ]
 
 
 def workers_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict:

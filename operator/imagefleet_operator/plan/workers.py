@@ -4,6 +4,8 @@ with."""
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from imagefleet_operator.plan import spot
+from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT, SpotSpec
 from imagefleet_operator.plan.surge import max_unavailable
 from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, SourceSpec
 
@@ -39,8 +41,17 @@ class WorkerDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class OnDemandSpec:
+    """What a second Deployment is to be that has the workers on demand."""
+
+    name: str
+    replicas: int
+    max_unavailable: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkersSpec:
-    """Everything that decides what a pool's Deployment, Service, PodDisruptionBudget and ServiceAccount look
+    """Everything that decides what a pool's Deployments, Service, PodDisruptionBudget and ServiceAccount look
     like."""
 
     namespace: str
@@ -62,11 +73,14 @@ class WorkersSpec:
     quality_score: str = ""
     max_unavailable: int = 0
     """How many workers may be away while others are replaced; 0: a new one starts before an old one ends."""
+    spot: SpotSpec | None = None
+    """Where set, ``replicas`` and ``max_unavailable`` are those of the workers on spot nodes."""
+    on_demand: OnDemandSpec | None = None
 
     @property
     def name(self) -> str:
-        """The name of every child."""
-        return f"{self.pool}-workers"
+        """The name of every child but the one for workers on demand."""
+        return spot.workers_name(self.pool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +113,13 @@ def workers_spec(observed: PoolObserved, defaults: WorkerDefaults, now: float) -
         return None
     models = (m.spec for m in observed.models.values() if m is not None and m.spec is not None)
     sources = [source for spec in models for source in spec.sources]
+    split = spot.split(observed, pool.spec.replicas, now)
     return WorkersSpec(
         namespace=pool.namespace,
         pool=pool.name,
         uid=pool.uid,
         image=pool.spec.image or defaults.image,
-        replicas=pool.spec.replicas,
+        replicas=split.spot,
         accelerator_resource=pool.spec.accelerator_resource,
         accelerator_count=pool.spec.accelerator_count,
         resources=pool.spec.resources,
@@ -117,7 +132,15 @@ def workers_spec(observed: PoolObserved, defaults: WorkerDefaults, now: float) -
         env=defaults.env,
         safety_check=pool.spec.safety_check,
         quality_score=pool.spec.quality_score,
-        max_unavailable=max_unavailable(observed, now),
+        max_unavailable=max_unavailable(spot.alone(observed, SPOT), now),
+        spot=pool.spec.spot,
+        on_demand=OnDemandSpec(
+            name=spot.on_demand_name(pool.name),
+            replicas=split.on_demand,
+            max_unavailable=max_unavailable(spot.alone(observed, ON_DEMAND), now),
+        )
+        if pool.spec.spot
+        else None,
     )
 
 

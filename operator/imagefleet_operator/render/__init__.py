@@ -11,14 +11,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from imagefleet_operator.api import API_VERSION
+from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT
 from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import VerifySpec, WorkersSpec
+from imagefleet_operator.render.capacity import off_spot_nodes, on_spot_nodes
 from imagefleet_operator.render.merge import merge_pod_template
 from imagefleet_operator.render.parts import pod_parts
 
 HASH_ANNOTATION = "imagefleet.dev/applied-hash"
 POOL_KINDS = ("ServiceAccount", "Service", "PodDisruptionBudget", "Deployment")
 """A pool's children in the order in which they are made: pods need the ServiceAccount."""
+ON_DEMAND_CHILD = "Deployment on demand"
+"""Stands for the kind of the second Deployment of a pool with spot."""
+CAPACITY_LABEL = "imagefleet.dev/capacity"
 
 _environment = Environment(
     loader=PackageLoader("imagefleet_operator.render"),
@@ -50,10 +55,31 @@ def pool_children(spec: WorkersSpec, caller_public_key: str) -> dict[str, Json]:
         "resources": _resources(spec),
         **pod_parts(spec, _worker_env(spec, caller_public_key), shared_memory=spec.accelerator_count > 0),
     }
-    children = {kind: _render(kind, values) for kind in POOL_KINDS}
-    template = children["Deployment"]["spec"]["template"]
-    children["Deployment"]["spec"]["template"] = merge_pod_template(template, spec.pod_template, labels)
-    return {kind: _hashed(child) for kind, child in children.items()}
+    children = {kind: _render(kind, values) for kind in POOL_KINDS if kind != "Deployment"}
+    return {kind: _hashed(child) for kind, child in {**children, **_deployments(spec, values)}.items()}
+
+
+def _deployments(spec: WorkersSpec, values: Json) -> dict[str, Json]:
+    """That of all workers; with spot, that of the spot workers and that of those on demand."""
+    if spec.spot is None or spec.on_demand is None:
+        return {"Deployment": _deployment(spec, values, values["labels"])}
+    interrupt = {"name": "IMAGEFLEET_INTERRUPT", "value": "checkpoint"}
+    labels = {**values["labels"], CAPACITY_LABEL: SPOT}
+    spot = _deployment(spec, {**values, "env": [*values["env"], interrupt]}, labels)
+    on_spot_nodes(spot["spec"]["template"]["spec"], spec.spot)
+    # Its own label in the selector tells its pods from the others', whose selector may be older than the spot.
+    selector = {**values["selector"], CAPACITY_LABEL: ON_DEMAND}
+    labels = {**values["labels"], CAPACITY_LABEL: ON_DEMAND}
+    on_demand = _deployment(spec, {**values, "deployment": spec.on_demand, "selector": selector}, labels)
+    off_spot_nodes(on_demand["spec"]["template"]["spec"], spec.spot)
+    return {"Deployment": spot, ON_DEMAND_CHILD: on_demand}
+
+
+def _deployment(spec: WorkersSpec, values: Json, labels: Json) -> Json:
+    """One of the pool's Deployments; ``labels`` are its pods'."""
+    found = _render("Deployment", {"deployment": spec, **values, "pod_labels": labels})
+    found["spec"]["template"] = merge_pod_template(found["spec"]["template"], spec.pod_template, labels)
+    return found
 
 
 def verify_job(spec: VerifySpec) -> Json:

@@ -32,12 +32,14 @@ from imagefleet_operator.plan.types import (
 from imagefleet_operator.render import HASH_ANNOTATION
 from imagefleet_operator.store.rollout_records import entry_record
 from imagefleet_operator.store.scaling_records import scaling_record, warm_record
+from imagefleet_operator.store.spot_records import spot_record
 
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 PLACEMENT_ANNOTATION = "imagefleet.dev/placement"
 ROLLOUT_ANNOTATION = "imagefleet.dev/rollout"
 POOL_LABEL = "imagefleet.dev/pool"
 MODEL_LABEL = "imagefleet.dev/model"
+CAPACITY_LABEL = "imagefleet.dev/capacity"
 IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -67,6 +69,7 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
         quality_score=intern(worker.checks.quality or ""),
         scaling=scaling_record(spec.scaling) if spec.scaling else None,
         warm=warm_record(spec.warm_pool) if spec.warm_pool else None,
+        spot=spot_record(worker.spot) if worker.spot else None,
     )
     return replace(_parent(obj, record, ""), command=_command(obj), authors=_authors(obj))
 
@@ -214,6 +217,7 @@ def _deployment_state(obj: Mapping[str, Any]) -> DeploymentState:
         stalled=progressing.get("message", "") if progressing.get("status") == "False" else "",
         rejected=failure.get("message", "") if failure.get("status") == "True" else "",
         max_unavailable=_max_unavailable(obj),
+        desired=(obj.get("spec") or {}).get("replicas", 0),
     )
 
 
@@ -265,6 +269,8 @@ def pod_record(obj: Mapping[str, Any]) -> Pod:
         created=_seconds(metadata.get("creationTimestamp")),
         ready_since=_seconds(told.get("lastTransitionTime")) if ready else 0.0,
         deletion_cost=_deletion_cost(annotations.get(DELETION_COST_ANNOTATION)),
+        node=intern((obj.get("spec") or {}).get("nodeName") or ""),
+        capacity=intern(labels.get(CAPACITY_LABEL, "")),
     )
 
 

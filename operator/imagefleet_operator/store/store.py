@@ -15,6 +15,7 @@ from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, 
 from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.loads import Loads
+from imagefleet_operator.store.nodes import Nodes
 from imagefleet_operator.store.records import (
     child_record,
     model_record,
@@ -59,6 +60,7 @@ class Store:
         self._dead: OrderedDict[str, int] = OrderedDict()
         self.figures = Ledger()
         """What gateways counted."""
+        self.nodes = Nodes()
         self.demands = Demands()
         """What callers want of each model."""
         self.loads = Loads()
@@ -89,6 +91,11 @@ class Store:
     def pods_of_model(self, namespace: str, model: str) -> list[Pod]:
         """The verification pods of a model, by name."""
         return self._pods_of("model", namespace, model)
+
+    def pools_on_node(self, node: str) -> set[Key]:
+        """The pools that have workers on a node."""
+        pods = (r for r in self._records.values() if isinstance(r, Pod) and r.node == node)
+        return {("pool", pod.namespace, pod.pool) for pod in pods if pod.pool}
 
     def pools_of_model(self, namespace: str, model: str) -> list[str]:
         """The names of the pools that name a model."""

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from imagefleet_operator.client import FIELD_MANAGER, ApiError, KubeClient
-from imagefleet_operator.kinds import Kind
+from imagefleet_operator.kinds import POD, Kind
 from imagefleet_operator.plan.types import Json
 
 Place = tuple[str, str, str]
@@ -64,6 +64,15 @@ class Api(KubeClient):
         known = self._own(self.objects.get((kind.kind, namespace, name)), body)
         annotations = {**known["metadata"].get("annotations", {}), **body["metadata"]["annotations"]}
         return self._keep(kind, {**known, "metadata": {**known["metadata"], "annotations": annotations}})
+
+    async def delete(self, kind: Kind, namespace: str, name: str, uid: str) -> Json:
+        self._write("delete", kind, {"metadata": {"name": name}})
+        self._own(self.objects.get((kind.kind, namespace, name)), {"metadata": {"uid": uid}})
+        return self.objects.pop((kind.kind, namespace, name))
+
+    async def evict(self, namespace: str, name: str, uid: str) -> Json:
+        self._write("evict", POD, {"metadata": {"name": name}})
+        return self._own(self.objects.get((POD.kind, namespace, name)), {"metadata": {"uid": uid}})
 
     @staticmethod
     def _own(known: Json | None, body: Json) -> Json:

@@ -8,6 +8,7 @@ from imagefleet_operator.calls import WorkerCalls
 from imagefleet_operator.client import ApiError
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.plan.policy import Policy
+from imagefleet_operator.plan.pool import POLL_UNSETTLED
 from imagefleet_operator.plan.types import Json, Pod, Report
 from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.store import Key, Store, WorkerState
@@ -39,6 +40,9 @@ class Workers(WorkerClient):
         self.models = tuple(entry["model"] for entry in policy)
         return report(*(holding(model) for model in self.models))
 
+    async def interrupt(self, pod: Pod) -> None:
+        self._note("interrupt")
+
     def _note(self, call: str) -> None:
         self.log.append(call)
         if self.broken:
@@ -56,6 +60,10 @@ class Annotations(Api):
         written = await super().merge(kind, namespace, name, body)
         self.log.append("annotate " + written["metadata"]["annotations"]["imagefleet.dev/placement"])
         return written
+
+    async def evict(self, namespace: str, name: str, uid: str) -> Json:
+        self.log.append("evict")
+        return await super().evict(namespace, name, uid)
 
 
 @dataclass
@@ -166,6 +174,58 @@ async def test_a_worker_that_started_anew_is_told_again(world: World) -> None:
     world.calls.arrange(A, 15.0, POLICY)
     await world.calls.run(A)
     assert world.log == ["put shapes-1"]
+
+
+TAKE_AWAY = ["annotate {}", "interrupt", "evict"]
+
+
+async def interrupted(world: World) -> float | None:
+    """One round with the worker after its node was found to go; the log is that of this round."""
+    pod = world.store.pod(*A)
+    assert pod is not None
+    world.log.clear()
+    world.calls.interrupt(pod)
+    return await world.calls.run(A)
+
+
+async def test_an_interrupted_worker_leaves_the_gateways_before_it_hands_over_and_ends(world: World) -> None:
+    world.calls.arrange(A, 15.0, POLICY)
+    await world.calls.run(A)
+    assert await interrupted(world) is None
+    assert world.log == TAKE_AWAY
+
+
+async def test_a_worker_that_does_not_answer_ends_all_the_same(world: World) -> None:
+    world.workers.broken = True
+    assert await interrupted(world) is None
+    assert world.log == ["interrupt", "evict"]
+
+
+async def test_an_interrupted_worker_that_is_still_starting_just_ends(world: World) -> None:
+    world.pod(status={}, metadata=world.api.objects["Pod", "ns", "a"]["metadata"])
+    assert await interrupted(world) is None
+    assert world.log == ["evict"]
+
+
+async def test_where_a_budget_forbids_an_eviction_it_is_asked_for_again(world: World) -> None:
+    world.api.fail["evict Pod"] = [ApiError(429, "TooManyRequests", "the budget")]
+    assert await interrupted(world) == POLL_UNSETTLED
+    assert await world.calls.run(A) is None
+    assert world.log == ["interrupt", "evict"] * 2
+
+
+async def test_a_worker_that_somebody_else_ended_is_let_go(world: World) -> None:
+    world.api.drop(POD, "a")
+    assert await interrupted(world) is None
+
+
+async def test_an_eviction_that_fails_is_tried_again(world: World) -> None:
+    world.api.fail["evict Pod"] = [ApiError(500, "", "etcd")]
+    with pytest.raises(ApiError):
+        await interrupted(world)
+    world.log.clear()
+    assert await world.calls.run(A) is None
+    assert world.log == ["interrupt", "evict"]
 
 
 @pytest.mark.parametrize("gone", ["not ready", "deleted"])

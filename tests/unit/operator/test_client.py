@@ -1,5 +1,6 @@
 """The client of the API server, against a server that answers as told."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from imagefleet_operator.client import ApiError, ApiUnreachableError, KubeClient
-from imagefleet_operator.kinds import LEASE, POD, POOL, SERVICE
+from imagefleet_operator.kinds import LEASE, NODE, POD, POOL, SERVICE
 from kubernetes.aio.client.configuration import Configuration
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -47,6 +48,16 @@ def failing(status: int, body: object) -> Handler:
             lambda c: c.get(LEASE, "ns", "x"),
             ("GET", "/apis/coordination.k8s.io/v1/namespaces/ns/leases/x", "", "application/json"),
             id="get",
+        ),
+        pytest.param(
+            lambda c: c.delete(POD, "ns", "x", "uid"),
+            ("DELETE", "/api/v1/namespaces/ns/pods/x", "", "application/json"),
+            id="delete",
+        ),
+        pytest.param(
+            lambda c: c.evict("ns", "x", "uid"),
+            ("POST", "/api/v1/namespaces/ns/pods/x/eviction", "", "application/json"),
+            id="evict",
         ),
         pytest.param(
             lambda c: c.apply(POOL, BODY, subresource="status"),
@@ -104,6 +115,51 @@ async def test_a_list_goes_on_until_its_last_page() -> None:
     async with client(handler) as made:
         found: list[Any] = [item async for item in made.list(POD)]
     assert found == ["a", "b", "c"]
+
+
+async def test_a_snapshot_is_all_pages_and_the_version_of_the_first() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        if "continue" in request.query:
+            return web.json_response({"metadata": {"resourceVersion": "8"}, "items": [BODY]})
+        more = {"resourceVersion": "7", "continue": "more"}
+        return web.json_response({"metadata": more, "items": [BODY, BODY]})
+
+    async with client(handler) as asked:
+        assert await asked.snapshot(NODE) == ([BODY] * 3, "7")
+
+
+async def test_a_watch_tells_each_event_however_long_and_however_cut_until_the_server_ends_it() -> None:
+    events = [{"type": "ADDED", "object": {"images": "x" * 300_000}}, {"type": "DELETED", "object": BODY}]
+    asked_for = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked_for.append((request.path, request.query_string, request.headers["Authorization"]))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        text = b"".join(json.dumps(event).encode() + b"\n" for event in events)
+        for at in range(0, len(text), 70_000):
+            await response.write(text[at : at + 70_000])
+        return response
+
+    async with client(handler) as asked:
+        assert [event async for event in asked.watch(NODE, "7", 5)] == events
+    assert asked_for == [("/api/v1/nodes", "watch=1&resourceVersion=7&timeoutSeconds=5", "Bearer secret")]
+
+
+async def test_a_watch_that_is_refused_or_breaks_off_says_so() -> None:
+    async def breaks(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.abort()
+        return response
+
+    async with client(failing(403, {"message": "no"})) as asked:
+        with pytest.raises(ApiError, match="no"):
+            _ = [event async for event in asked.watch(NODE, "7", 5)]
+    async with client(breaks) as asked:
+        with pytest.raises(ApiUnreachableError):
+            _ = [event async for event in asked.watch(NODE, "7", 5)]
 
 
 async def test_what_is_not_there_is_none() -> None:

@@ -10,10 +10,11 @@ from imagefleet_operator import metrics
 from imagefleet_operator.act import Actor
 from imagefleet_operator.client import ApiError, ApiUnreachableError
 from imagefleet_operator.events import EventRecorder
+from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
 from imagefleet_operator.plan.conditions import find, timestamp
 from imagefleet_operator.plan.pool import WATCH_SECONDS
-from imagefleet_operator.plan.types import Json
+from imagefleet_operator.plan.types import Json, Pod
 from imagefleet_operator.plan.workers import WorkerDefaults
 from imagefleet_operator.reconcile import SETTLE_SECONDS, Reconciler
 from imagefleet_operator.store.store import Key, Store
@@ -37,6 +38,7 @@ class World:
     woken: list[Key] = field(default_factory=list)
     calls: list[Any] = field(default_factory=list)
     watches: list[Any] = field(default_factory=list)
+    ended: list[Pod] = field(default_factory=list)
     now: float = NOW
     reconciler: Reconciler = field(init=False)
 
@@ -55,6 +57,7 @@ class World:
             caller_public_key="PEM",
             call=lambda *call: self.calls.append(call),
             watch=lambda *watch: self.watches.append(watch),
+            interruptions=Interruptions(events, self.ended.append),
             clock=clock,
         )
 

@@ -1,19 +1,28 @@
 """Child objects: the restricted Pod Security level field by field, what is asked for, and the pod template's merge."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from imagefleet_operator.plan.types import SourceSpec
+from imagefleet_operator.plan.spot_types import SpotSpec
+from imagefleet_operator.plan.types import Json, SourceSpec
 from imagefleet_operator.plan.workers import (
     NodeCache,
+    OnDemandSpec,
     VerifySpec,
     WorkerDefaults,
     WorkersSpec,
     verify_spec,
     workers_spec,
 )
-from imagefleet_operator.render import HASH_ANNOTATION, hash_of, pool_children, verify_job
+from imagefleet_operator.render import (
+    HASH_ANNOTATION,
+    ON_DEMAND_CHILD,
+    hash_of,
+    pool_children,
+    verify_job,
+)
 from imagefleet_operator.render.merge import merge_pod_template
 
 from tests.unit.operator.make import NOW, described, model, observed, pool
@@ -55,6 +64,82 @@ def test_pods_satisfy_the_restricted_level(spec: WorkersSpec | VerifySpec) -> No
 def test_pods_have_no_access_to_the_api(spec: WorkersSpec | VerifySpec) -> None:
     assert pod_spec(spec)["automountServiceAccountToken"] is False
     assert pool_children(SPEC, "KEY")["ServiceAccount"]["automountServiceAccountToken"] is False
+
+
+SPOT = replace(
+    SPEC,
+    replicas=3,
+    spot=SpotSpec({"kind": "spot", "zone": "a"}, ({"key": "spot", "operator": "Exists"},)),
+    on_demand=OnDemandSpec("thumbs-workers-on-demand", 1, 2),
+)
+
+
+def capacity(spec: WorkersSpec) -> tuple[Json, Json]:
+    """The Deployments of spot workers and of those on demand."""
+    children = pool_children(spec, "KEY")
+    return children["Deployment"], children[ON_DEMAND_CHILD]
+
+
+def test_a_pool_without_spot_has_one_deployment_whose_pods_say_nothing_of_capacity() -> None:
+    children = pool_children(SPEC, "KEY")
+    assert ON_DEMAND_CHILD not in children
+    assert "capacity" not in json.dumps(children)
+    assert "IMAGEFLEET_INTERRUPT" not in json.dumps(children)
+
+
+def test_two_deployments_share_a_pools_workers_and_tell_them_apart() -> None:
+    spot, on_demand = capacity(SPOT)
+    names = [(d["metadata"]["name"], d["spec"]["replicas"]) for d in (spot, on_demand)]
+    assert names == [("thumbs-workers", 3), ("thumbs-workers-on-demand", 1)]
+    labels = [
+        d["spec"]["template"]["metadata"]["labels"]["imagefleet.dev/capacity"] for d in (spot, on_demand)
+    ]
+    assert labels == ["spot", "on-demand"]
+    assert spot["spec"]["selector"] == pool_children(SPEC, "KEY")["Deployment"]["spec"]["selector"]
+    assert on_demand["spec"]["selector"]["matchLabels"]["imagefleet.dev/capacity"] == "on-demand"
+    assert [d["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] for d in (spot, on_demand)] == [0, 2]
+    pods = [d["spec"]["template"]["spec"] for d in (spot, on_demand)]
+    assert {pod["serviceAccountName"] for pod in pods} == {"thumbs-workers"}
+    env = [{e["name"]: e.get("value") for e in pod["containers"][0]["env"]} for pod in pods]
+    assert [each.get("IMAGEFLEET_INTERRUPT") for each in env] == ["checkpoint", None]
+
+
+def test_spot_workers_are_on_spot_nodes_and_the_others_on_nodes_that_lack_one_of_their_labels() -> None:
+    gpu = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    spot, on_demand = (d["spec"]["template"]["spec"] for d in capacity(SPOT))
+    assert spot["nodeSelector"] == {"kind": "spot", "zone": "a"}
+    assert spot["tolerations"] == [gpu, {"key": "spot", "operator": "Exists"}]
+    assert "affinity" not in spot
+    assert on_demand["tolerations"] == [gpu]
+    assert terms(on_demand) == [
+        {"matchExpressions": [{"key": "kind", "operator": "NotIn", "values": ["spot"]}]},
+        {"matchExpressions": [{"key": "zone", "operator": "NotIn", "values": ["a"]}]},
+    ]
+
+
+def terms(pod: Json) -> list[Json]:
+    found = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    return list(found["nodeSelectorTerms"])
+
+
+def test_what_a_pod_template_says_of_nodes_holds_for_both() -> None:
+    big = {"key": "size", "operator": "In", "values": ["big"]}
+    other = {"key": "size", "operator": "In", "values": ["huge"]}
+    asked = {"nodeSelectorTerms": [{"matchExpressions": [big]}, {"matchExpressions": [other]}]}
+    soft = [{"weight": 1, "preference": {"matchExpressions": [big]}}]
+    node = {
+        "requiredDuringSchedulingIgnoredDuringExecution": asked,
+        "preferredDuringSchedulingIgnoredDuringExecution": soft,
+    }
+    template = {"spec": {"nodeSelector": {"gpu": "h200"}, "affinity": {"nodeAffinity": node}}}
+    only = replace(SPOT, pod_template=template, spot=SpotSpec({"kind": "spot"}))
+    spot, on_demand = (d["spec"]["template"]["spec"] for d in capacity(only))
+    assert spot["nodeSelector"] == {"gpu": "h200", "kind": "spot"}
+    assert spot["affinity"] == template["spec"]["affinity"]
+    assert on_demand["nodeSelector"] == {"gpu": "h200"}
+    off = {"key": "kind", "operator": "NotIn", "values": ["spot"]}
+    assert terms(on_demand) == [{"matchExpressions": [big, off]}, {"matchExpressions": [other, off]}]
+    assert on_demand["affinity"]["nodeAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"] == soft
 
 
 @pytest.mark.parametrize("kind", ["Deployment", "Service", "ServiceAccount", "PodDisruptionBudget"])

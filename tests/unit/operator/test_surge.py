@@ -38,6 +38,7 @@ def waiting(
 def rolling(
     *workers: Worker, state: DeploymentState = ROLLING, replicas: int = 2, gpus: int = 1
 ) -> PoolObserved:
+    state = replace(state, desired=replicas)
     return observed(*workers, pool=pool(replicas=replicas, accelerator_count=gpus), deployment=state)
 
 
