@@ -2,11 +2,13 @@
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from . import routing, work
+from . import work
 from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, SUSPENDED, ApiError, read_error, server_error
+from .estimate import retry_after
 from .events import EventTooLargeError
 from .figures import Figures
 from .loads import Loads, WorkerLoad
@@ -69,7 +71,9 @@ class Attempts:
         *,
         upstream_seconds: float,
         clock: Callable[[], float],
+        freed: Callable[[], object],
     ) -> None:
+        """`freed`: called whenever a worker may have room for another request."""
         self._fleet = fleet
         self._client = client
         self._tokens = tokens
@@ -77,6 +81,7 @@ class Attempts:
         self._figures = figures
         self._upstream_seconds = upstream_seconds
         self._clock = clock
+        self._freed = freed
         self.under_way: set[Visit] = set()
         """Requests that are on a worker."""
 
@@ -90,7 +95,8 @@ class Attempts:
         trace.worker = worker.pod
         trace.attempts += 1
         load = self._fleet.loads[worker.uid]
-        visit = Visit(choice, load, self._metrics.demand(trace.key), trace, self._clock, self.under_way)
+        demand = self._metrics.demand(trace.key)
+        visit = Visit(choice, load, demand, trace, self._clock, self.under_way, self._freed)
         with visit:
             try:
                 reply = await self._post(visit, plan, trace)
@@ -238,6 +244,6 @@ class Attempts:
         """Whole seconds until the first of the workers tried so far is worth trying again: 1 to 120."""
         given = measured(reply.header(b"retry-after"))
         if not given:
-            given = routing.retry_after([choice.share], self._fleet.loads, self._clock())
+            given = retry_after([choice.share], self._fleet.loads, self._clock(), time.time())
         trace.retry_after.append(max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(given))))
         return min(trace.retry_after)

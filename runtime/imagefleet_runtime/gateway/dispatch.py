@@ -5,19 +5,18 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from random import SystemRandom
-from random import random as uniform
 
 from . import routing, work
-from .attempt import Attempts, Fleet
+from .attempt import Attempts
 from .cache import Cache
 from .demand import Demand, Held
-from .errors import SUSPENDED, ApiError, server_error
-from .hold import Hold, HoldFullError
-from .loads import NEUTRAL_RATE
+from .errors import RATE_LIMIT, SUSPENDED, ApiError, server_error
+from .estimate import retry_after
+from .line import Line, LineFullError
 from .metrics import Metrics
 from .relay import Relay, SuspendedError, Trace
-from .resources import ModelView
-from .routing import Choice
+from .routing import Choice, Wait
+from .seeker import Seeker, Surroundings
 from .snapshot import Route, Share
 from .split import Split
 from .suspension import route_suspended
@@ -35,27 +34,24 @@ _seeds = SystemRandom()
 class Dispatcher:
     def __init__(
         self,
-        fleet: Fleet,
+        around: Surroundings,
         attempts: Attempts,
-        hold: Hold,
+        line: Line,
         metrics: Metrics,
         split: Split,
         cache: Cache,
         *,
-        hold_seconds: float,
-        batch_hold_seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-        random: Callable[[], float] = uniform,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._fleet = fleet
+        self._around = around
+        self._fleet = around.fleet
+        self._clock = around.clock
         self._attempts = attempts
-        self._hold = hold
+        self._line = line
         self._metrics = metrics
         self._split = split
         self._cache = cache
-        self._hold_seconds = {"interactive": hold_seconds, "batch": batch_hold_seconds}
-        self._clock = clock
-        self._random = random
+        self._wall = wall
 
     async def generate(self, request: work.Request, trace: Trace) -> Reply | Relay:
         """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError."""
@@ -77,14 +73,10 @@ class _Run:
         self._take(dispatcher._fleet.snapshot.find(request.parameters.model))
 
     def _take(self, route: Route) -> None:
-        self._route = route
         self._trace.name = route.name
         self._trace.failure = None
-        # One place for all attempts: a request does not change versions because a worker was busy.
-        self._place = self._d._split.place(route, self._request.parameters.user, self._trace.headers)
-        self._plans: dict[str, work.Plan] = {}
-        # (pool, ImageModel) behind the name that turned out to be suspended on the way.
-        self._closed: set[tuple[str, str]] = set()
+        place = self._d._split.place(route, self._request.parameters.user, self._trace.headers)
+        self._seeker = Seeker(self._d._around, self._request, self._trace, route, place)
         self._demand: Demand | None = None
 
     async def serve(self) -> Reply | Relay:
@@ -96,44 +88,41 @@ class _Run:
             raise
 
     async def _serve(self) -> Reply | Relay:
+        seeker, trace = self._seeker, self._trace
         while True:
-            if not self._route.pools:
+            if not seeker.route.pools:
                 kept = self._fall_back()
                 if kept is not None:
                     return kept
+                seeker = self._seeker
                 continue
-            tiers = routing.draw(self._route, self._place)
-            self._trace.key = tiers[0][0].key
-            choice = self._choose(tiers)
+            trace.key = seeker.tiers[0][0].key
+            # Nobody overtakes those that wait.
+            placed = Wait.FULL if len(self._d._line) and not trace.tried else seeker.place()
+            choice = await self._wait(placed) if isinstance(placed, Wait) else placed
             if choice is None:
-                await self._wait(tiers[0] + tiers[1])
-                self._look_again()
+                seeker.follow()
                 continue
             self._count(choice.share, choice.work_seconds)
             try:
-                reply = await self._d._attempts.make(choice, self._plan(choice.view), self._trace)
+                reply = await self._d._attempts.make(choice, seeker.plan(choice.view), trace)
             except SuspendedError:
-                self._closed.add((choice.share.pool, choice.share.model))
-                self._d._metrics.retried(self._trace.key, SUSPENDED)
-                self._look_again()
+                seeker.close(choice.share)
+                self._d._metrics.retried(trace.key, SUSPENDED)
+                seeker.follow()
                 continue
             if reply is not None:
                 self._keep(reply)
                 return reply
-            if self._trace.attempts >= MAX_ATTEMPTS:
-                raise self._trace.failure or self._loading(tiers[0])
-
-    def _look_again(self) -> None:
-        """Take over what the cluster now says of the route. Raises ApiError where it is gone."""
-        route = self._d._fleet.snapshot.find(self._route.full_name)
-        self._route = route.without(self._closed) if self._closed else route
+            if trace.attempts >= MAX_ATTEMPTS:
+                raise trace.failure or self._loading()
 
     def _fall_back(self) -> Reply | None:
         """Nothing behind the name may draw: an earlier reply, or None where another name stands in for it.
 
         Raises ApiError where there is neither. The name that stands in is not stood in for.
         """
-        route = self._suspended or self._route
+        route = self._suspended or self._seeker.route
         self._trace.name = route.name
         self._trace.key = (route.namespace, *route.suspended[0])
         fallback = route.fallback
@@ -152,85 +141,42 @@ class _Run:
         self._take(other)
         return None
 
-    def _plan(self, view: ModelView) -> work.Plan:
-        plan = self._plans.get(view.name)
-        if plan is None or plan.view is not view:
-            assert self._trace.seed is not None
-            plan = work.plan(self._request, view, self._route.name, self._trace.seed, self._route.batch)
-            self._plans[view.name] = plan
-        return plan
-
-    @property
-    def _hold_seconds(self) -> float:
-        return self._d._hold_seconds[work.priority(self._request, self._route.batch)]
-
-    def _units(self, view: ModelView) -> float:
-        return self._plan(view).units
-
-    def _choose(self, tiers: tuple[list[Share], list[Share]]) -> Choice | None:
-        now = self._d._clock()
-        until = self._trace.hold_until
-        return routing.choose(
-            tiers,
-            self._d._fleet.loads,
-            now,
-            self._units,
-            self._hold_seconds if until is None else max(0.0, until - now),
-            self._trace.tried,
-            self._d._random,
-        )
-
-    async def _wait(self, shares: list[Share]) -> None:
-        """Wait until there is a worker to try. Raises ApiError where there will be none in time."""
-        trace, now = self._trace, self._d._clock()
-        why = routing.unavailable(shares)
-        if why is not None:
+    async def _wait(self, why: Wait) -> Choice | None:
+        """Wait until there is a worker to try; None where the cluster changed. Raises ApiError where none comes in
+        time.
+        """
+        trace, seeker, now = self._trace, self._seeker, self._d._clock()
+        gone = routing.unavailable(seeker.shares)
+        if gone is not None:
             raise server_error(
-                503, "model_unavailable", f"Model '{self._route.full_name}' cannot be served: {why}."
+                503, "model_unavailable", f"Model '{seeker.route.full_name}' cannot be served: {gone}."
             )
         if trace.failure is not None:
             raise trace.failure
-        self._check_limits(shares)
-        # Demand is visible from here on, whether or not there is a worker, or anything was measured.
-        share, view = next((share, share.view) for share in shares if share.view and not share.view.stalled)
+        share, plan = seeker.settle()
         trace.key = share.key
-        seconds = self._units(view) * (view.rate or NEUTRAL_RATE)
-        self._count(share, seconds)
+        # Demand is visible from here on, whether or not there is a worker, or anything was measured.
+        self._count(share, seeker.work_seconds)
         if trace.hold_until is None:
-            trace.hold_until = now + self._hold_seconds
+            trace.hold_until = now + seeker.hold_seconds
         if now >= trace.hold_until:
-            raise self._loading(shares)
-        with self._held(share, self._plan(view), seconds):
-            try:
-                woken = await self._d._hold.wait(self._wait_is_over, trace.hold_until - now)
-            except HoldFullError:
-                raise self._loading(shares) from None
-        if not woken:
-            raise self._loading(shares)
-
-    def _check_limits(self, shares: list[Share]) -> None:
-        """A request that no worker will ever accept does not wait."""
-        for share in shares:
-            if share.view is not None:
-                self._plan(share.view)
-
-    def _wait_is_over(self) -> bool:
-        route = self._d._fleet.snapshot.routes.get(self._route.full_name)
-        if route is None or not (route := route.without(self._closed)).pools:
-            return True
-        tiers = routing.draw(route, self._place)
+            raise self._refused(why)
+        snapshot = self._d._fleet.snapshot
         try:
-            return self._choose(tiers) is not None or routing.unavailable(tiers[0] + tiers[1]) is not None
-        except ApiError:
-            # The model's limits changed; the request learns it when it goes on.
-            return True
+            with self._held(share, plan):
+                choice = await self._d._line.wait(seeker, trace.hold_until - now)
+        except LineFullError:
+            raise self._full() from None
+        except TimeoutError:
+            raise self._refused(seeker.place()) from None
+        return choice if self._d._fleet.snapshot is snapshot else None
 
     @contextlib.contextmanager
-    def _held(self, share: Share, plan: work.Plan, work_seconds: float) -> Iterator[None]:
+    def _held(self, share: Share, plan: work.Plan) -> Iterator[None]:
         start = self._d._clock()
         demand = self._d._metrics.demand(share.key)
         try:
-            with demand.holding(Held(self._trace.arrived, work_seconds)):
+            with demand.holding(Held(self._trace.arrived, self._seeker.work_seconds)):
                 yield
         except asyncio.CancelledError:
             waited = self._d._clock() - self._trace.arrived
@@ -241,14 +187,35 @@ class _Run:
             self._trace.held_seconds += held
             self._d._metrics.held(share.key, held)
 
-    def _loading(self, shares: list[Share]) -> ApiError:
-        seconds = routing.retry_after(shares, self._d._fleet.loads, self._d._clock())
+    def _refused(self, placed: Choice | Wait) -> ApiError:
+        """No worker had room in time; or there is none."""
+        return self._loading() if placed is Wait.NOBODY else self._full()
+
+    def _full(self) -> ApiError:
+        seconds, waiting = self._soonest(), len(self._d._line)
+        return ApiError(
+            429,
+            "queue_full",
+            f"No worker of model '{self._seeker.route.full_name}' has room for more, and {waiting} requests wait at "
+            f"this gateway. Try again in {seconds} seconds.",
+            kind=RATE_LIMIT,
+            retry_after=seconds,
+        )
+
+    def _loading(self) -> ApiError:
+        seconds = self._soonest()
         return server_error(
             503,
             "model_loading",
-            f"No worker serves model '{self._route.full_name}' yet. Try again in {seconds} seconds.",
+            f"No worker serves model '{self._seeker.route.full_name}' yet. Try again in {seconds} seconds.",
             retry_after=seconds,
         )
+
+    def _soonest(self) -> int:
+        """Whole seconds until it is worth to send the request again: what waits goes before it."""
+        shares = self._seeker.tiers[0]
+        held = self._d._metrics.held_work_seconds({(share.namespace, share.pool) for share in shares})
+        return retry_after(shares, self._d._fleet.loads, self._d._clock(), self._d._wall(), held)
 
     def _count(self, share: Share, work_seconds: float) -> None:
         """Count the request and its work as arrived, once."""
@@ -258,6 +225,8 @@ class _Run:
 
     def _keep(self, reply: Reply | Relay) -> None:
         """Where the name's fallback are earlier replies, this is one from now on."""
-        fallback = self._route.fallback
-        if fallback is not None and fallback.cached and isinstance(reply, Reply) and reply.status == 200:
-            self._d._cache.put(self._request, self._route.full_name, self._trace.key, reply.body)
+        route = self._seeker.route
+        if not (route.fallback and route.fallback.cached):
+            return
+        if isinstance(reply, Reply) and reply.status == 200:
+            self._d._cache.put(self._request, route.full_name, self._trace.key, reply.body)

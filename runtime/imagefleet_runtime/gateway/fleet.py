@@ -23,6 +23,8 @@ KINDS = ("pods", "inferencepools", "imagemodels")
 # replies.
 PROBE_DELAYS_SECONDS = (0.0, 0.5, 2.0, 8.0)
 _PROBES_AT_ONCE = 32
+# While requests wait, a worker that told nothing for so long is asked: what it draws may be another gateway's.
+REFRESH_SECONDS = 1.0
 
 
 class Fleet:
@@ -86,7 +88,7 @@ class Getter(Protocol):
 
 
 class Prober:
-    """Asks each new worker, and each whose placement changed, once for its state."""
+    """Asks each new worker, and each whose placement changed, once for its state; others on request."""
 
     def __init__(
         self,
@@ -105,6 +107,8 @@ class Prober:
         self._sleep = sleep
         self._slots = asyncio.Semaphore(_PROBES_AT_ONCE)
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+        """By pod uid."""
 
     def update(self, workers: Iterable[Worker]) -> None:
         """Probe workers that were not probed as they are now; stop probing those that are gone."""
@@ -114,17 +118,38 @@ class Prober:
         for new in current - self._tasks.keys():
             self._tasks[new] = asyncio.create_task(self._probe(new))
 
+    def refresh(self, workers: Iterable[Worker]) -> None:
+        """Ask those that were not heard of for a while, where they are not being asked."""
+        now = self._clock()
+        for worker in workers:
+            if now - self._loads[worker.uid].heard_at >= REFRESH_SECONDS and worker.uid not in self._asking:
+                self._asking[worker.uid] = asyncio.create_task(self._refresh(worker))
+
+    async def _refresh(self, worker: Worker) -> None:
+        try:
+            await self._learn(worker)
+        finally:
+            del self._asking[worker.uid]
+
     def close(self) -> None:
         self.update(())
+        for task in self._asking.values():
+            task.cancel()
 
     async def _probe(self, worker: Worker) -> None:
         for delay in PROBE_DELAYS_SECONDS:
             await self._sleep(delay)
-            state = await self._ask(worker)
-            if state is not None:
-                self._loads[worker.uid].observe(state, self._clock())
-                self._learnt()
+            if await self._learn(worker):
                 return
+
+    async def _learn(self, worker: Worker) -> bool:
+        load = self._loads[worker.uid]
+        before = load.sent_seconds
+        state = await self._ask(worker)
+        if state is not None:
+            load.observe(state, self._clock(), load.sent_seconds - before)
+            self._learnt()
+        return state is not None
 
     async def _ask(self, worker: Worker) -> WorkerState | None:
         try:

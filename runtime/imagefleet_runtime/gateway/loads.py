@@ -1,5 +1,6 @@
 """What the gateway knows of each worker's load, learnt from replies and from what it sent itself."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,6 +17,9 @@ DEFAULT_LOAD_SECONDS = 30.0
 # of a few probe periods. It stays a candidate, for want of a better one.
 SUSPECT_SECONDS = 10.0
 _SUSPECT_PENALTY_SECONDS = 1e6
+# Requests that may wait on a worker, until it says so itself; its own default.
+QUEUE_LIMIT = 32
+_ROUNDING = 1e-9
 
 
 class _ModelState(msgspec.Struct, rename="camel"):
@@ -30,6 +34,8 @@ class WorkerState(msgspec.Struct, rename="camel"):
     """The part of `GET /v1/worker` that routing needs."""
 
     work_seconds: Any = None
+    ready_seconds: Any = None
+    queue_limit: Any = None
     models: list[_ModelState] = []
 
 
@@ -39,42 +45,94 @@ class WorkerLoad:
     The worker is one server that always works: what it last reported, plus what was sent to it since, shrinks
     by the time that passed, to zero at least. Two gateways do not see what the other sends until a worker's
     next reply, which counts everything.
+
+    A part of it is ready: it can be drawn at once, for its model is in memory. The rest are loads, and requests that
+    wait for them.
     """
 
-    __slots__ = ("_at", "_left", "_load_seconds", "_rates", "_resident_at", "_suspect_until", "inflight")
+    __slots__ = (
+        "_at",
+        "_left",
+        "_load_seconds",
+        "_rates",
+        "_ready",
+        "_resident_at",
+        "_suspect_until",
+        "_unready",
+        "heard_at",
+        "inflight",
+        "queue_limit",
+        "sent_seconds",
+    )
 
     def __init__(self) -> None:
         self._left = 0.0
+        self._ready = 0.0
         self._at = 0.0
+        # Work that was sent from here for a model that was not resident then, until its requests have ended.
+        self._unready: dict[str, float] = {}
         self._rates: dict[str, float] = {}
         self._load_seconds: dict[str, float] = {}
         # When a model will be resident, in the clock's time: the past where it is, absent where nobody said.
         self._resident_at: dict[str, float | None] = {}
         self._suspect_until = 0.0
         self.inflight = 0
+        self.queue_limit = QUEUE_LIMIT
+        self.sent_seconds = 0.0
+        """Work of all that was ever sent from here to models in memory."""
+        self.heard_at = -math.inf
+        """When the worker last told its work left."""
 
     def work_left(self, now: float) -> float:
         left = self._left - (now - self._at)
         return left if left > 0 else 0.0
 
-    def report(self, header: Any, now: float) -> bool:
-        """Take over the worker's own figure; False where it is no number (no opinion)."""
+    def ready_left(self, now: float) -> float:
+        ready = self._ready - (now - self._at)
+        return ready if ready > 0 else 0.0
+
+    def at_hand(self, model: str, wait: float, now: float) -> float:
+        """Seconds of work that a request of `model`, which is resident in `wait` seconds, would have before it.
+
+        Loads are not in it, and what waits for another model's load holds up nobody else.
+        """
+        ready = self.ready_left(now)
+        return ready + self._unready.get(model, 0.0) if wait > 0 else ready
+
+    def report(self, header: Any, now: float, ready: Any = None) -> bool:
+        """Take over the worker's own figures; False where there is no number (no opinion)."""
         seconds = measured(header)
         if seconds is None:
             return False
-        self._left, self._at = seconds, now
+        known = measured(ready)
+        self._left, self._ready, self._at = seconds, seconds if known is None else min(known, seconds), now
+        self.heard_at = now
         return True
 
-    def add(self, seconds: float, now: float) -> None:
+    def add(self, seconds: float, now: float, ready: bool = True) -> None:
         """Work was sent, or, negative, came back undone."""
-        self._left, self._at = max(0.0, self.work_left(now) + seconds), now
+        work, at_once = self.work_left(now) + seconds, self.ready_left(now) + (seconds if ready else 0.0)
+        self._left, self._ready, self._at = max(0.0, work), max(0.0, at_once), now
 
     def sent(self, model: str, work_seconds: float, load_seconds: float, now: float) -> None:
         """A request was sent; where the model is not resident, it makes the worker load it."""
         self.inflight += 1
-        self.add(work_seconds + load_seconds, now)
+        self.add(work_seconds + load_seconds, now, ready=load_seconds <= 0)
         if load_seconds > 0:
+            self._unready[model] = self._unready.get(model, 0.0) + work_seconds
             self.loading(model, load_seconds, now)
+        else:
+            self.sent_seconds += work_seconds
+
+    def ended(self, model: str, work_seconds: float, load_seconds: float, undone: float, now: float) -> None:
+        """A request that was sent is no more on the worker; so many seconds of its work were not done."""
+        self.inflight -= 1
+        if load_seconds > 0:
+            rest = self._unready.pop(model, 0.0) - work_seconds
+            if rest > _ROUNDING:
+                self._unready[model] = rest
+        if undone > 0:
+            self.add(-undone, now, ready=load_seconds <= 0)
 
     def suspect(self, now: float) -> None:
         """A connection to the worker broke."""
@@ -116,9 +174,11 @@ class WorkerLoad:
     def not_resident(self, model: str) -> None:
         self._resident_at[model] = None
 
-    def observe(self, state: WorkerState, now: float) -> None:
-        """Take over a worker's own account of itself."""
-        self.report(state.work_seconds, now)
+    def observe(self, state: WorkerState, now: float, missed: float = 0.0) -> None:
+        """Take over a worker's own account of itself; it may have `missed` work that was on its way meanwhile."""
+        if self.report(state.work_seconds, now, state.ready_seconds):
+            self.add(missed, now)
+        self.queue_limit = int(measured(state.queue_limit) or self.queue_limit)
         for entry in state.models:
             self.set_rate(entry.model, entry.seconds_per_megapixel_step)
             seconds = measured(entry.load_seconds)

@@ -1,7 +1,7 @@
 """Metrics and demand, labelled by what the cluster offers: a caller's words never make a label."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -153,6 +153,10 @@ class Metrics:
 
     def demands(self) -> Iterable[tuple[Key, Demand]]:
         return self._demand.items()
+
+    def held_work_seconds(self, pools: Collection[tuple[str, str]]) -> float:
+        """Of what waits for any ImageModel of these pools."""
+        return sum(d.held_work_seconds for key, d in self._demand.items() if key[:2] in pools and d.held)
 
     def ended(self, key: Key, status: int, seconds: float, overhead: float) -> None:
         """A request ended `seconds` after its arrival, of which the gateway itself took `overhead`."""

@@ -86,6 +86,7 @@ class Mirror:
         metrics: Metrics,
         *,
         upstream_seconds: float,
+        freed: Callable[[], object],
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
     ) -> None:
@@ -95,6 +96,7 @@ class Mirror:
         self._figures = figures
         self._metrics = metrics
         self._upstream_seconds = upstream_seconds
+        self._freed = freed
         self._clock = clock
         self._random = random
         self._shares: dict[Name, list[Share]] = {}
@@ -192,7 +194,7 @@ class Mirror:
         demand = self._metrics.demand(copy.trace.key)
         demand.arrived_work_seconds += copy.choice.work_seconds
         load = self._fleet.loads[copy.choice.worker.uid]
-        with Visit(copy.choice, load, demand, copy.trace, self._clock) as visit:
+        with Visit(copy.choice, load, demand, copy.trace, self._clock, freed=self._freed) as visit:
             reply = await self._post(copy, visit)
         if isinstance(reply, Reply):
             return self._judge(copy, reply)

@@ -80,6 +80,7 @@ class Visit:
     __slots__ = (
         "_clock",
         "_demand",
+        "_freed",
         "_heard_at",
         "_load",
         "_settled",
@@ -101,8 +102,13 @@ class Visit:
         trace: Trace,
         clock: Callable[[], float],
         under_way: "set[Visit] | None" = None,
+        freed: Callable[[], object] = lambda: None,
     ) -> None:
-        """`under_way`: where the visit is found while it lasts, for whoever must stop it."""
+        """`under_way`: where the visit is found while it lasts, for whoever must stop it.
+
+        `freed`: called at its end.
+        """
+        self._freed = freed
         self.choice = choice
         self.name = trace.name
         self._load = load
@@ -158,7 +164,9 @@ class Visit:
         now, model = self._clock(), self.choice.share.model
         self._heard_at = now
         self._load.set_rate(model, reply.header(b"x-imagefleet-rate"))
-        reported = self._load.report(reply.header(b"x-imagefleet-work-seconds"), now)
+        reported = self._load.report(
+            reply.header(b"x-imagefleet-work-seconds"), now, reply.header(b"x-imagefleet-ready-seconds")
+        )
         if isinstance(reply, Reply):
             self._trace.worker_figures = read_figures(reply)
         served = reply.status == 200
@@ -181,12 +189,13 @@ class Visit:
             self._under_way.discard(self)
         self._demand.running -= 1
         self._trace.worker_seconds += now - self._start
-        self._load.inflight -= 1
-        work = self.choice.work_seconds
+        choice, left = self.choice, 0.0
         if not self._settled:
-            self._load.add(-work, now)
+            left = choice.work_seconds
         elif undone and self._heard_at is not None:
-            self._load.add(-max(0.0, work - (now - self._heard_at)), now)
+            left = max(0.0, choice.work_seconds - (now - self._heard_at))
+        self._load.ended(choice.share.model, choice.work_seconds, choice.load_seconds, left, now)
+        self._freed()
 
 
 class Relay:

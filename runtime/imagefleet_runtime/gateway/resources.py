@@ -20,6 +20,7 @@ from .schemas import (
     PoolModelSpec,
     PoolModelStatus,
     PoolStatus,
+    Size,
     Slo,
     Traffic,
 )
@@ -150,6 +151,19 @@ class ModelView:
     rate: float | None
     """Seconds per megapixel-step: the mean over accelerators; None where none was measured."""
     load_seconds: float | None
+    batches: tuple[tuple[tuple[int, int], int], ...] = ()
+    """(size, pictures that are drawn together at most), as measured, the smallest size first."""
+
+    def together(self, width: Any, height: Any) -> int:
+        """Pictures of a size that workers draw together: as of the next larger size that was measured, else 1.
+
+        Example: with 4 at 512x512 it is 4 for 256x256, and 1 for 1024x1024 or where no size is given.
+        """
+        if isinstance(width, int) and isinstance(height, int):
+            for (wide, high), most in self.batches:
+                if width * height <= wide * high:
+                    return most
+        return 1
 
 
 def read_worker(pod: Pod) -> Worker | None:
@@ -266,7 +280,20 @@ def read_model(model: Model) -> ModelView:
         stalled=_message(status.conditions, "Stalled"),
         rate=_mean([p.seconds_per_megapixel_step for p in performance]),
         load_seconds=_mean([p.load_seconds for p in performance]),
+        batches=_batches([size for p in performance for size in p.sizes or []]),
     )
+
+
+def _batches(sizes: Sequence[Size]) -> tuple[tuple[tuple[int, int], int], ...]:
+    """Where several accelerators were measured, what all of them do."""
+    least: dict[tuple[int, int], int] = {}
+    for entry in sizes:
+        width, _, height = entry.size.partition("x")
+        most = measured(entry.max_batch)
+        if most and width.isdigit() and height.isdigit():
+            size = int(width), int(height)
+            least[size] = min(least.get(size, int(most)), int(most))
+    return tuple(sorted(least.items(), key=lambda item: item[0][0] * item[0][1]))
 
 
 def measured(value: Any) -> float | None:

@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
-from .errors import MAX_RETRY_AFTER_SECONDS
-from .loads import WorkerLoad, expected_load_seconds
+from .loads import WorkerLoad
 from .resources import ModelView, Worker
 from .snapshot import Route, Share
 
@@ -49,6 +49,18 @@ def _at(shares: Sequence[Share], place: float) -> Share:
     return shares[-1]
 
 
+class Wait(Enum):
+    """Why a request is not sent to a worker now."""
+
+    NOBODY = "no worker may serve it"
+    FULL = "all that may serve it have enough to do"
+    RATHER = "one that has enough to do would be done sooner than those that have room"
+
+
+Room = Callable[[WorkerLoad, ModelView, float, float], bool]
+"""Whether a worker takes another request of an ImageModel, with so many seconds at hand, of so many seconds."""
+
+
 def choose(
     tiers: Iterable[Sequence[Share]],
     loads: LoadLookup,
@@ -58,17 +70,40 @@ def choose(
     tried: Collection[Worker],
     random: Callable[[], float],
 ) -> Choice | None:
-    """The candidate that would finish first; None where there is none.
+    """The candidate that would finish first, however much it has to do; None where there is none."""
+    placed = place(tiers, loads, now, units, patience, tried, random, lambda *_: True)
+    return None if isinstance(placed, Wait) else placed
+
+
+def place(
+    tiers: Iterable[Sequence[Share]],
+    loads: LoadLookup,
+    now: float,
+    units: Callable[[ModelView], float],
+    patience: float,
+    tried: Collection[Worker],
+    random: Callable[[], float],
+    room: Room,
+    waiting: float = 0.0,
+) -> Choice | Wait:
+    """The candidate that would finish first where it has room for the request, else why it waits.
 
     Candidates are the workers that allow their share's ImageModel, were not `tried`, and do not still load it
     for longer than `patience` seconds; those of a later tier count only where an earlier one has none. A
-    worker finishes after its work left, plus the load where the model is not resident, plus the request's own
-    work at the worker's rate. Ties go to fewer requests of ours in flight, then to chance. `units` gives the
-    request's megapixel-steps.
+    worker finishes after the work that is at hand there, plus the load where the model is not resident, plus the
+    request's own work at the worker's rate. One without room finishes later by its part of `waiting`: seconds of work
+    of the same ImageModel that wait before this request. Ties go to fewer requests of ours in flight, then to chance.
+    `units` gives the request's megapixel-steps.
+
+    Worked example: w1 has the model and 10 s of work, which is enough; idle w2 would load it in 30 s. A request of
+    1 s would end after 11 s there and 31 s here: it waits. With 25 s of work before it, it would end after 36 s:
+    it goes to w2.
     """
     for shares in tiers:
         best: Choice | None = None
         best_rank: tuple[float, float, float] = (math.inf, math.inf, 0.0)
+        # Of those without room: the soonest to finish, and how many share what waits.
+        soonest, sharing = math.inf, 0
         for share, view in _serving(shares):
             amount = units(view)
             for worker in share.workers:
@@ -76,15 +111,21 @@ def choose(
                     continue
                 load = loads[worker.uid]
                 wait = load.load_wait(view, (view.name, True) in worker.placement, now)
-                if wait > patience and load.load_remaining(view.name, now) is not None:
+                comes = wait <= 0 or load.load_remaining(view.name, now) is not None
+                if wait > patience and comes:
                     continue
                 work = amount * load.rate(view)
-                finish = load.work_left(now) + load.penalty(now) + wait + work
-                if finish <= best_rank[0] and (rank := (finish, load.inflight, random())) < best_rank:
+                at_hand = load.at_hand(view.name, wait, now)
+                finish = at_hand + load.penalty(now) + wait + work
+                if not room(load, view, at_hand, work):
+                    soonest, sharing = min(soonest, finish), sharing + comes
+                elif finish <= best_rank[0] and (rank := (finish, load.inflight, random())) < best_rank:
                     best_rank, best = rank, Choice(share, view, worker, work, wait)
         if best is not None:
-            return best
-    return None
+            return best if best_rank[0] <= soonest + waiting / max(1, sharing) else Wait.RATHER
+        if soonest < math.inf:
+            return Wait.FULL
+    return Wait.NOBODY
 
 
 def _serving(shares: Iterable[Share]) -> Iterator[tuple[Share, ModelView]]:
@@ -105,17 +146,3 @@ def unavailable(shares: Iterable[Share]) -> str | None:
         else:
             return None
     return "; ".join(dict.fromkeys(reasons))
-
-
-def retry_after(shares: Iterable[Share], loads: LoadLookup, now: float) -> int:
-    """Whole seconds until a held request is worth sending again: 1 to 120.
-
-    The shortest remaining load on any worker, else the model's measured load time, else a default.
-    """
-    waits = [
-        remaining
-        for share in shares
-        for worker in share.workers
-        if (remaining := loads[worker.uid].load_remaining(share.model, now))
-    ] or [expected_load_seconds(share.view) for share in shares]
-    return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(min(waits))))

@@ -150,9 +150,15 @@ class _ModelSpec(msgspec.Struct, frozen=True, rename="camel"):
     license: _License | None = None
 
 
+class Size(msgspec.Struct, frozen=True, rename="camel"):
+    size: str = ""
+    max_batch: Any = None
+
+
 class _Performance(msgspec.Struct, frozen=True, rename="camel"):
     seconds_per_megapixel_step: Any = None
     load_seconds: Any = None
+    sizes: list[Size] | None = None
 
 
 class ModelStatus(msgspec.Struct, frozen=True, rename="camel"):

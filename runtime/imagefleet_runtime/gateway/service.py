@@ -11,9 +11,10 @@ from .cache import Cache
 from .dispatch import Dispatcher
 from .figures import Figures, entries
 from .fleet import Fleet, Prober
-from .hold import Hold
+from .line import Line
 from .metrics import Metrics
 from .mirror import Mirror
+from .seeker import Surroundings
 from .settings import Settings
 from .split import Split
 from .suspension import stop_suspended
@@ -30,10 +31,10 @@ class Gateway:
         self.fleet = Fleet()
         self.metrics = Metrics(clock)
         self.figures = Figures(clock=clock)
-        self.hold = Hold(settings.hold_limit)
+        self.line = Line(settings.hold_limit, self.fleet.loads, clock, self._tick)
         self.upstream = Upstream()
         self.bodies = Budget(settings.body_bytes)
-        self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.hold.changed, clock)
+        self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.line.changed, clock)
         self._attempts = Attempts(
             self.fleet,
             self.upstream,
@@ -42,18 +43,23 @@ class Gateway:
             self.figures,
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
+            freed=self.line.freed,
         )
         self._split = Split(random.random)
         dispatcher = Dispatcher(
-            self.fleet,
+            Surroundings(
+                self.fleet,
+                clock,
+                random.random,
+                settings.ahead_seconds,
+                settings.hold_seconds,
+                settings.batch_hold_seconds,
+            ),
             self._attempts,
-            self.hold,
+            self.line,
             self.metrics,
             self._split,
             Cache(settings.cache_bytes),
-            hold_seconds=settings.hold_seconds,
-            batch_hold_seconds=settings.batch_hold_seconds,
-            clock=clock,
         )
         self.mirror = Mirror(
             self.fleet,
@@ -63,6 +69,7 @@ class Gateway:
             self.metrics,
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
+            freed=self.line.freed,
         )
         self.app = App(
             self.fleet,
@@ -88,9 +95,15 @@ class Gateway:
         self.figures.keep(entries(snapshot.pools))
         self.mirror.keep(snapshot.routes)
         self._prober.update(workers)
-        self.hold.changed()
+        self.line.changed()
+
+    def _tick(self) -> None:
+        """While requests wait, workers that nobody here heard of are asked: other gateways send to them too."""
+        workers = {worker for waiter in self.line for share in waiter.shares for worker in share.workers}
+        self._prober.refresh(workers)
 
     def close(self) -> None:
+        self.line.close()
         self._prober.close()
         self.mirror.close()
         self.upstream.close()

@@ -27,6 +27,8 @@ class Settings:
     """The same for one of priority batch, for which nobody waits."""
     hold_limit: int
     """Requests that may wait at the same time in this process."""
+    ahead_seconds: float
+    """Work that a worker gets ahead of what it draws: one with more at hand gets no more of what could wait here."""
     body_bytes: int
     """Bytes of callers' bodies that this process may hold at the same time."""
     cache_bytes: int
@@ -54,6 +56,7 @@ def read_settings(env: Mapping[str, str] = os.environ) -> Settings:
         hold_seconds=_number(env, "IMAGEFLEET_HOLD_SECONDS", "30", 0, 3600, float),
         batch_hold_seconds=_number(env, "IMAGEFLEET_BATCH_HOLD_SECONDS", "300", 0, 3600, float),
         hold_limit=int(_number(env, "IMAGEFLEET_HOLD_LIMIT", "1000", 0, 1_000_000, int)),
+        ahead_seconds=_number(env, "IMAGEFLEET_AHEAD_SECONDS", "3", 0, 3600, float),
         body_bytes=int(
             _number(env, "IMAGEFLEET_BODY_BYTES", str(256 * 1024 * 1024), MAX_BODY_BYTES, 2**40, int)
         ),

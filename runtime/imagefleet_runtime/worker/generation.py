@@ -156,6 +156,7 @@ class Generation:
         headers = {
             "x-request-id": self._id,
             "x-imagefleet-work-seconds": f"{self._supervisor.work_seconds():.3f}",
+            "x-imagefleet-ready-seconds": f"{self._supervisor.ready_seconds():.3f}",
         }
         model = self._supervisor.known_model(self._body.model) if self._body else None
         if model is not None:

@@ -300,6 +300,12 @@ class Supervisor:
         )
         return loads + math.fsum(self._dispatcher.work_seconds(model) for model in self._models.values())
 
+    def ready_seconds(self) -> float:
+        """Those of them that can be drawn at once: without loads, and without the requests that wait for them."""
+        return math.fsum(
+            self._dispatcher.work_seconds(model) for model in self._models.values() if model.serving
+        )
+
     def state(self) -> dict[str, Any]:
         """The body of ``GET /v1/worker``."""
         now = time.monotonic()
@@ -309,6 +315,7 @@ class Supervisor:
             "version": version("imagefleet"),
             "draining": self.draining,
             "workSeconds": self.work_seconds(),
+            "readySeconds": self.ready_seconds(),
             "queueLimit": self.settings.queue_limit,
             "memory": {"totalBytes": self._memory.bytes, "source": self._memory.source},
             "models": [

@@ -203,7 +203,7 @@ class FakeWorker:
 
     name: str = "w1"
     answer: Answer = draws
-    state: dict[str, Any] | None = None
+    state: dict[str, Any] | Callable[[], dict[str, Any]] | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     callers: set[Any] = field(default_factory=set)
@@ -220,7 +220,8 @@ class FakeWorker:
 
     async def _state(self, _: web.Request) -> web.StreamResponse:
         resident = {"model": "shapes-1", "state": "Resident"}
-        return web.json_response(self.state or {"workSeconds": 0.0, "models": [resident]})
+        state = self.state() if callable(self.state) else self.state
+        return web.json_response(state or {"workSeconds": 0.0, "models": [resident]})
 
     def view(self, **overrides: Any) -> Worker:
         return make_worker(self.name, **{"port": self.port} | overrides)

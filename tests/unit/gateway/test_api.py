@@ -219,7 +219,7 @@ async def test_a_draining_gateway_finishes_what_it_has(gateway: Harness) -> None
     settings = make_settings(IMAGEFLEET_GRACE_SECONDS="60")
     gateway.set_fleet()
     request = asyncio.create_task(gateway.post({"prompt": "a"}))
-    await until(lambda: len(gateway.gateway.hold))
+    await until(lambda: len(gateway.gateway.line))
     draining = asyncio.create_task(drain(gateway.server, gateway.gateway.app, settings))
     await until(lambda: gateway.gateway.app.draining)
     assert await gateway.get("/readyz") == (503, "draining\n")
@@ -238,7 +238,7 @@ async def test_a_draining_gateway_does_not_wait_longer_than_its_grace(gateway: H
     settings = make_settings(IMAGEFLEET_GRACE_SECONDS="0")
     gateway.set_fleet(pools=(make_pool(),))
     request = asyncio.create_task(gateway.post({"prompt": "a"}))
-    await until(lambda: len(gateway.gateway.hold))
+    await until(lambda: len(gateway.gateway.line))
     await drain(gateway.server, gateway.gateway.app, settings)
     assert gateway.server.should_exit
     request.cancel()

@@ -73,7 +73,7 @@ async def test_a_request_is_visible_while_there_is_no_worker_at_all(
 ) -> None:
     gateway.set_fleet(models=(make_model(**model),))
     request = asyncio.create_task(gateway.post(PROMPT))
-    await until(lambda: len(gateway.gateway.hold))
+    await until(lambda: len(gateway.gateway.line))
     entry = await told(gateway)
     _, text = await gateway.get("/metrics")
     request.cancel()
@@ -84,7 +84,7 @@ async def test_a_request_is_visible_while_there_is_no_worker_at_all(
     for line in ("arrived_requests_total", "held_requests"):
         assert f"imagefleet_gateway_{line}{labels} 1.0" in text
     assert f"imagefleet_gateway_oldest_held_seconds{labels}" in text
-    await until(lambda: len(gateway.gateway.hold) == 0)
+    await until(lambda: len(gateway.gateway.line) == 0)
     assert (await told(gateway))["late"] == 0, "its caller gave up in time"
 
 

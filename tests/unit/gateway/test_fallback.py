@@ -69,7 +69,7 @@ async def test_another_name_of_the_same_model_takes_over_as_soon_as_it_may(gatew
         await busy.started.wait()
         worker.answer = draws
         gateway.set_fleet(worker.view(placement=()), pools=(half,))
-        await until(lambda: len(gateway.gateway.hold) == 1)
+        await until(lambda: len(gateway.gateway.line) == 1)
         gateway.set_fleet(worker.view(), pools=(half,))
         status, _, _ = await request
     assert status == 200
@@ -91,7 +91,7 @@ async def test_what_is_full_before_it_is_suspended_does_not_fail_what_stands_in(
         request = asyncio.create_task(gateway.post(PROMPT))
         await busy.started.wait()
         gateway.set_fleet(*views, pools=stands_in(), models=BOTH)
-        await until(lambda: len(gateway.gateway.hold) == 1)
+        await until(lambda: len(gateway.gateway.line) == 1)
         stand_in = third.view(pool="second", placement=(("shapes-2", True),))
         gateway.set_fleet(*views, stand_in, pools=stands_in(), models=BOTH)
         status, headers, _ = await request

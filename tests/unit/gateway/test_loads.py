@@ -77,6 +77,42 @@ def test_a_request_that_starts_a_load_is_followed_by_others_that_share_it() -> N
     assert load.inflight == 1
 
 
+def test_what_waits_for_a_load_is_at_hand_for_its_own_model_alone() -> None:
+    load = WorkerLoad()
+    load.sent("resident", work_seconds=2.0, load_seconds=0.0, now=100.0)
+    load.sent("shapes-1", work_seconds=1.0, load_seconds=10.0, now=100.0)
+    assert load.work_left(100.0) == 13.0
+    assert load.at_hand("resident", wait=0.0, now=100.0) == 2.0
+    assert load.at_hand("shapes-1", wait=10.0, now=100.0) == 3.0
+    assert load.at_hand("other", wait=20.0, now=100.0) == 2.0
+    load.ended("shapes-1", work_seconds=1.0, load_seconds=10.0, undone=1.0, now=100.0)
+    assert load.at_hand("shapes-1", wait=10.0, now=100.0) == 2.0
+    assert load.inflight == 1
+
+
+READY: dict[str, tuple[Any, float]] = {
+    "as the worker says": ("4", 4.0),
+    "all, where it does not say": (None, 10.0),
+    "all, where it cannot be": ("11", 10.0),
+    "all, where it is no number": ("nan", 10.0),
+}
+
+
+@pytest.mark.parametrize(("header", "want"), READY.values(), ids=READY.keys())
+def test_what_is_ready_of_the_work_left_is(header: Any, want: float) -> None:
+    load = WorkerLoad()
+    load.report("10", now=100.0, ready=header)
+    assert load.ready_left(100.0) == want
+    assert [load.ready_left(now) for now in (102.0, 200.0)] == [want - 2, 0.0]
+
+
+def test_what_was_sent_while_a_worker_was_asked_is_not_forgotten() -> None:
+    load = WorkerLoad()
+    load.sent("shapes-1", work_seconds=2.0, load_seconds=0.0, now=100.0)
+    load.observe(state(), now=100.0, missed=2.0)
+    assert load.work_left(100.0) == 6.0
+
+
 def test_workers_that_left_are_forgotten_and_those_that_stay_are_not() -> None:
     loads = Loads()
     stays, leaves = make_worker("w1"), make_worker("w2")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.gateway.loads import WorkerLoad, WorkerState
 from imagefleet_runtime.gateway.resources import ModelView, Worker
-from imagefleet_runtime.gateway.routing import Choice, choose, draw, retry_after, unavailable
+from imagefleet_runtime.gateway.routing import Choice, Room, Wait, choose, draw, place, unavailable
 from imagefleet_runtime.gateway.snapshot import Share, build
 
 from tests.unit.gateway.builders import make_model, make_pool, make_worker
@@ -165,6 +165,76 @@ def test_the_other_version_serves_where_the_drawn_one_has_no_worker() -> None:
     assert choice.share.model == "shapes-1"
 
 
+def has_room(limit: float = 3.0) -> Room:
+    return lambda _load, _view, at_hand, _seconds: at_hand <= limit
+
+
+PLACED: dict[str, tuple[WorkerLoad, WorkerLoad, float, str | Wait]] = {
+    "the soonest of those with room": (load(3.0), load(2.0), 0.0, "w2"),
+    "none where all have enough to do": (load(5.0), load(4.0), 0.0, Wait.FULL),
+    "none rather than one that must load first": (
+        load(5.0),
+        load(0.0, "Absent", loadSeconds=30),
+        0.0,
+        Wait.RATHER,
+    ),
+    "one that must load first where that is sooner than what waits": (
+        load(5.0),
+        load(0.0, "Absent", loadSeconds=30),
+        25.0,
+        "w2",
+    ),
+    "one that loads already where that is sooner": (
+        load(9.0),
+        load(0.0, "Loading", loadRemainingSeconds=8),
+        0.0,
+        "w2",
+    ),
+}
+
+
+@pytest.mark.parametrize(("first", "second", "waiting", "want"), PLACED.values(), ids=PLACED.keys())
+def test_a_place_is(first: WorkerLoad, second: WorkerLoad, waiting: float, want: str | Wait) -> None:
+    loads = {"uid-w1": first, "uid-w2": second}
+    placed = place(
+        [[share(W1, W2)]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room(), waiting
+    )
+    assert (placed.worker.pod if isinstance(placed, Choice) else placed) == want
+
+
+def test_what_waits_is_shared_by_those_that_will_do_it() -> None:
+    # 40 s that wait are 20 s for each of the two that hold the model: sooner than a load of 30 s; 60 s are not.
+    loads = {"uid-w1": load(5.0), "uid-w2": load(5.0), "uid-w3": load(0.0, "Absent", loadSeconds=30)}
+    shares = [share(W1, W2, make_worker("w3"))]
+    placed = [
+        place([shares], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room(), waiting)
+        for waiting in (40.0, 60.0)
+    ]
+    assert placed[0] is Wait.RATHER
+    assert picked(placed[1] if isinstance(placed[1], Choice) else None) == "w3"
+
+
+def test_a_load_holds_up_no_other_model() -> None:
+    """On w1 another model is loaded for requests that wait for it; w2 draws."""
+    loading = WorkerLoad()
+    entries = [{"model": "shapes-1", "state": "Resident"}, {"model": "other", "state": "Loading"}]
+    loading.observe(_state({"workSeconds": 40.0, "readySeconds": 0.0, "models": entries}), NOW)
+    loads = {"uid-w1": loading, "uid-w2": load(2.0)}
+    placed = place([[share(W1, W2)]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room())
+    assert picked(placed if isinstance(placed, Choice) else None) == "w1"
+
+
+def test_nobody_has_room_where_nobody_is() -> None:
+    assert place([[share()]], {}, NOW, lambda _: 10.0, 30.0, (), random.random, has_room()) is Wait.NOBODY
+
+
+def test_the_other_version_does_not_serve_because_the_drawn_one_is_busy() -> None:
+    busy, idle = share(W1), Share("art", "thumbs", "shapes-2", 5.0, make_model("shapes-2"), (W2,))
+    loads = {"uid-w1": load(5.0), "uid-w2": load(0.0)}
+    placed = place([[busy], [idle]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room())
+    assert placed is Wait.FULL
+
+
 def test_unavailable_names_the_reason_only_if_nothing_can_serve() -> None:
     stalled = share(view=make_model(stalled="wrong digest"))
     missing = Share("art", "thumbs", "shapes-2", 5.0, None, ())
@@ -173,27 +243,6 @@ def test_unavailable_names_the_reason_only_if_nothing_can_serve() -> None:
         "ImageModel 'shapes-2' does not exist in namespace 'art'"
     )
     assert unavailable([stalled, share()]) is None
-
-
-RETRY: dict[str, tuple[list[Share], dict[str, WorkerLoad], int]] = {
-    "the model's measured load time": ([share(view=make_model(load_seconds=12.2))], {}, 13),
-    "a default where none was measured": ([share(view=make_model(load_seconds=None))], {}, 30),
-    "the shortest load under way": (
-        [share(W1, W2)],
-        {
-            "uid-w1": load(0.0, "Loading", loadRemainingSeconds=50),
-            "uid-w2": load(0.0, "Loading", loadRemainingSeconds=41.5),
-        },
-        42,
-    ),
-    "two minutes at most": ([share(view=make_model(load_seconds=500))], {}, 120),
-    "a second at least": ([share(view=make_model(load_seconds=0.1))], {}, 1),
-}
-
-
-@pytest.mark.parametrize(("shares", "loads", "want"), RETRY.values(), ids=RETRY.keys())
-def test_retry_after(shares: list[Share], loads: dict[str, WorkerLoad], want: int) -> None:
-    assert retry_after(shares, loads, NOW) == want
 
 
 numbers = st.one_of(st.none(), st.floats(), st.text(max_size=5))

@@ -136,7 +136,7 @@ async def test_a_workers_own_word_in_a_stream_is_a_suspension(gateway: Harness) 
 async def test_what_waits_ends(gateway: Harness) -> None:
     gateway.set_fleet()
     request = asyncio.create_task(gateway.post(PROMPT))
-    await until(lambda: len(gateway.gateway.hold) == 1)
+    await until(lambda: len(gateway.gateway.line) == 1)
     gateway.set_fleet(pools=(suspended(),))
     status, _, body = await request
     assert (status, body["error"]["code"]) == (503, "model_suspended")
@@ -231,11 +231,11 @@ async def test_another_pool_goes_on_with_what_one_may_no_longer_draw(gateway: Ha
     busy = Busy()
     second = make_pool("second")
     # The second pool's worker has so much to do that the first one's gets the request.
-    slow = {"workSeconds": 500.0, "models": [{"model": "shapes-1", "state": "Resident"}]}
+    slow = {"workSeconds": 2.5, "models": [{"model": "shapes-1", "state": "Resident"}]}
     async with FakeWorker(answer=busy).serving() as one, FakeWorker("w2", state=slow).serving() as two:
         views = (one.view(), two.view(pool="second"))
         gateway.set_fleet(*views, pools=(make_pool(), second))
-        await until(lambda: gateway.gateway.fleet.loads["uid-w2"].work_left(time.monotonic()) > 100)
+        await until(lambda: gateway.gateway.fleet.loads["uid-w2"].work_left(time.monotonic()) > 1)
         request = asyncio.create_task(gateway.post(PROMPT))
         await busy.started.wait()
         gateway.set_fleet(*views, pools=(suspended(), second))

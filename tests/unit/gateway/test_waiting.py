@@ -29,7 +29,7 @@ async def test_a_caller_that_goes_away_gives_up_its_place_in_the_line(gateway: H
 
 
 async def until_held(gateway: Harness, count: int) -> None:
-    await until(lambda: len(gateway.gateway.hold) == count)
+    await until(lambda: len(gateway.gateway.line) == count)
 
 
 async def test_a_request_waits_for_a_worker(gateway: Harness) -> None:
@@ -42,7 +42,7 @@ async def test_a_request_waits_for_a_worker(gateway: Harness) -> None:
         status, _, _ = await request
     assert status == 200
     assert gateway.log[0]["held_seconds"] > 0
-    assert len(gateway.gateway.hold) == 0
+    assert len(gateway.gateway.line) == 0
 
 
 async def test_a_request_waits_for_a_placement(gateway: Harness) -> None:
@@ -119,7 +119,7 @@ async def test_a_full_line_does_not_take_another(start_gateway: HarnessFactory) 
     async with start_gateway(IMAGEFLEET_HOLD_LIMIT="0") as gateway:
         gateway.set_fleet()
         status, headers, body = await gateway.post(PROMPT)
-    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "model_loading", "12")
+    assert (status, body["error"]["code"], headers["retry-after"]) == (429, "queue_full", "12")
 
 
 UNAVAILABLE = {

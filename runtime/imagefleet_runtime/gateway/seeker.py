@@ -1,0 +1,151 @@
+"""Where one request may go, as the cluster is now."""
+
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass
+
+from . import routing, work
+from .attempt import Fleet
+from .errors import ApiError
+from .loads import NEUTRAL_RATE, WorkerLoad
+from .relay import Trace
+from .resources import ModelView, Worker
+from .routing import Choice, Wait
+from .snapshot import Route, Share
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all requests of a gateway share. Times in seconds."""
+
+    fleet: Fleet
+    clock: Callable[[], float]
+    random: Callable[[], float]
+    ahead_seconds: float
+    """A worker with more work at hand gets no more of what could wait."""
+    hold_seconds: float
+    batch_hold_seconds: float
+
+
+class Seeker:
+    """A request for a route, with one place in its traffic for all attempts: it does not change versions because a
+    worker was busy. In the line it is a `Waiter`.
+    """
+
+    def __init__(
+        self, around: Surroundings, request: work.Request, trace: Trace, route: Route, traffic_place: float
+    ) -> None:
+        """`route` has pools. `traffic_place`: 0 to 100."""
+        self._around = around
+        self._request = request
+        self._trace = trace
+        self._traffic_place = traffic_place
+        self._plans: dict[str, work.Plan] = {}
+        # (pool, ImageModel) behind the name that turned out to be suspended on the way.
+        self._closed: set[tuple[str, str]] = set()
+        self.route = route
+        self.batch = work.priority(request, route.batch) == "batch"
+        self.work_seconds = 0.0
+        self.start_by = 0.0
+        self.tiers: tuple[list[Share], list[Share]] = ([], [])
+        if route.pools:
+            self.tiers = routing.draw(route, traffic_place)
+
+    @property
+    def shares(self) -> list[Share]:
+        return [*self.tiers[0], *self.tiers[1]]
+
+    @property
+    def lane(self) -> Hashable:
+        tried = tuple(worker.uid for worker in self._trace.tried)
+        return tuple(share.key for share in self.tiers[0]), tuple(share.key for share in self.tiers[1]), tried
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        return True, self._trace.arrived
+
+    @property
+    def hold_seconds(self) -> float:
+        return self._around.batch_hold_seconds if self.batch else self._around.hold_seconds
+
+    def close(self, share: Share) -> None:
+        """The share turned out to be suspended."""
+        self._closed.add((share.pool, share.model))
+
+    def follow(self) -> None:
+        """Take over what the cluster now says of the route. Raises ApiError where it is gone."""
+        route = self._around.fleet.snapshot.find(self.route.full_name)
+        self.route = route.without(self._closed) if self._closed else route
+        if self.route.pools:
+            self.tiers = routing.draw(self.route, self._traffic_place)
+
+    def look(self) -> bool:
+        try:
+            self.follow()
+            if not self.route.pools or routing.unavailable(self.shares) is not None:
+                return False
+            self.settle()
+        except ApiError:
+            # The request learns it when it goes on.
+            return False
+        return True
+
+    def settle(self) -> tuple[Share, work.Plan]:
+        """The share that it waits for first. Raises ApiError where no worker will ever accept the request."""
+        for share in self.shares:
+            if share.view is not None:
+                self.plan(share.view)
+        share, view = next((s, s.view) for s in self.shares if s.view and not s.view.stalled)
+        plan = self.plan(view)
+        self.work_seconds = plan.units * (view.rate or NEUTRAL_RATE)
+        self.start_by = self._trace.arrived + work.begin_within(
+            plan.body, share.scaling.wait_seconds, self.work_seconds
+        )
+        return share, plan
+
+    def plan(self, view: ModelView) -> work.Plan:
+        """Raises ApiError where the ImageModel never serves such a request."""
+        plan = self._plans.get(view.name)
+        if plan is None or plan.view is not view:
+            assert self._trace.seed is not None
+            plan = work.plan(self._request, view, self.route.name, self._trace.seed, self.route.batch)
+            self._plans[view.name] = plan
+        return plan
+
+    def place(self, waiting: float = 0.0) -> Choice | Wait:
+        # Who was refused by a worker has waited, and goes to the next best one at once.
+        room = self._has_room if not self._trace.tried else _always
+        return self._place(self._trace.tried, room, waiting)
+
+    def _place(self, tried: Collection[Worker], room: routing.Room, waiting: float) -> Choice | Wait:
+        around, until = self._around, self._trace.hold_until
+        now = around.clock()
+        return routing.place(
+            self.tiers,
+            around.fleet.loads,
+            now,
+            self._units,
+            self.hold_seconds if until is None else max(0.0, until - now),
+            tried,
+            around.random,
+            room,
+            waiting,
+        )
+
+    def _units(self, view: ModelView) -> float:
+        return self.plan(view).units
+
+    def _has_room(self, load: WorkerLoad, view: ModelView, at_hand: float, seconds: float) -> bool:
+        """A worker has enough with a few seconds of work, and with a batch that is full.
+
+        Worked example: pictures of 10 s of which 4 are drawn together; with up to 30 s at hand this one joins them.
+        """
+        if load.inflight >= load.queue_limit:
+            return False
+        if at_hand <= self._around.ahead_seconds:
+            return True
+        body = self.plan(view).body
+        return at_hand <= (view.together(body.width, body.height) - 1) * seconds / body.n
+
+
+def _always(*_: object) -> bool:
+    return True
