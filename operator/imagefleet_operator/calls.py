@@ -14,11 +14,11 @@ from imagefleet_operator.client import ApiError, KubeClient
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.observe import observe_worker
 from imagefleet_operator.plan import policy
-from imagefleet_operator.plan.policy import Annotate, Policy, Put
+from imagefleet_operator.plan.policy import Annotate, Cost, Policy, Put
 from imagefleet_operator.plan.pool import POLL_UNSETTLED
-from imagefleet_operator.plan.types import Name, Pod, Report
+from imagefleet_operator.plan.types import Json, Name, Pod, Report, Role
 from imagefleet_operator.pod_http import CallError
-from imagefleet_operator.store.records import PLACEMENT_ANNOTATION
+from imagefleet_operator.store.records import DELETION_COST_ANNOTATION, PLACEMENT_ANNOTATION
 from imagefleet_operator.store.store import Key, Store, WorkerState
 from imagefleet_operator.workers import WorkerClient
 
@@ -42,13 +42,14 @@ class WorkerCalls:
         self._wake = wake
         self._clock = clock
         self._intervals: dict[Name, float] = {}
-        self._wanted: dict[Name, Policy] = {}
+        self._wanted: dict[Name, tuple[Policy, Role]] = {}
         self._interrupted: dict[Name, str] = {}
 
-    def arrange(self, name: Name, seconds: float, wanted: Policy | None) -> float:
-        """Remember how often to ask a worker, and the policy that it is to be brought to (None: it is there);
+    def arrange(self, name: Name, seconds: float, policy: Policy | None, role: Role = Role.ACTIVE) -> float:
+        """Remember how often to ask a worker, and the policy and role that it is to be brought to (None: it is there);
         the seconds until its next call."""
         self._intervals[name] = max(seconds, POLL_UNSETTLED)
+        wanted = None if policy is None else (policy, role)
         if wanted is None:
             self._wanted.pop(name, None)
             return seconds
@@ -74,7 +75,7 @@ class WorkerCalls:
         wanted = self._wanted.get(name)
         if wanted is None:
             await self._ask(pod)
-        elif await self._bring(pod, wanted) and self._wanted.get(name) == wanted:
+        elif await self._bring(pod, *wanted) and self._wanted.get(name) == wanted:
             del self._wanted[name]
         return self._intervals.get(name)
 
@@ -82,7 +83,7 @@ class WorkerCalls:
         """Gateways stop choosing the worker, it hands over what it draws, and its pod ends, so that the next one is
         made at once: whether it does. A pod that is ready still may have to wait for others of its pool."""
         if policy.annotated(pod.placement):
-            await self._annotate(pod, Annotate(policy.placement_text({})))
+            await self._annotate(pod, {PLACEMENT_ANNOTATION: policy.placement_text({})})
         if pod.ready:
             try:
                 await self._workers.interrupt(pod)
@@ -97,24 +98,27 @@ class WorkerCalls:
             return error.status != 429
         return True
 
-    async def _bring(self, pod: Pod, wanted: Policy) -> bool:
+    async def _bring(self, pod: Pod, wanted: Policy, role: Role) -> bool:
         """Whether all steps went well, from how the worker stands now; the first that fails ends them, as the next
         rely on it."""
-        for step in policy.steps(observe_worker(self._store, pod), wanted):
+        for step in policy.steps(replace(observe_worker(self._store, pod), role=role), wanted):
             if isinstance(step, Annotate):
-                await self._annotate(pod, step)
+                await self._annotate(pod, {PLACEMENT_ANNOTATION: step.placement})
+            elif isinstance(step, Cost):
+                # None takes the annotation away: 0 is what a pod without it has.
+                await self._annotate(pod, {DELETION_COST_ANNOTATION: str(step.cost) if step.cost else None})
             elif not await self._put(pod, step):
                 return False
         return True
 
-    async def _annotate(self, pod: Pod, step: Annotate) -> None:
-        metadata = {"uid": pod.uid, "annotations": {PLACEMENT_ANNOTATION: step.placement}}
+    async def _annotate(self, pod: Pod, annotations: Json) -> None:
+        metadata = {"uid": pod.uid, "annotations": annotations}
         try:
             written = await self._client.merge(POD, pod.namespace, pod.name, {"metadata": metadata})
         except ApiError as error:
             if error.status not in (404, 409):
                 raise
-            logger.info("pod %s/%s has gone before its placement was written", pod.namespace, pod.name)
+            logger.info("pod %s/%s has gone before its annotations were written", pod.namespace, pod.name)
         else:
             self._wake(self._store.put(POD, written))
 
@@ -138,7 +142,11 @@ class WorkerCalls:
             self._heard(pod, report, self._store.worker(pod).policy_hash)
 
     def _heard(self, pod: Pod, report: Report, policy_hash: str | None) -> None:
-        self._wake(self._store.put_worker(pod, WorkerState(pod.uid, report, None, policy_hash)))
+        self._wake(
+            self._store.put_worker(
+                pod, WorkerState(pod.uid, report, None, policy_hash, heard_at=self._clock())
+            )
+        )
 
     def _silent(self, pod: Pod, call: str, error: CallError) -> None:
         metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, call).inc()

@@ -19,7 +19,7 @@ from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import MODEL, POOL
 from imagefleet_operator.nodes import NodeWatch
 from imagefleet_operator.plan.policy import Policy
-from imagefleet_operator.plan.types import Name, Pod
+from imagefleet_operator.plan.types import Name, Pod, Role
 from imagefleet_operator.queue import WorkQueue
 from imagefleet_operator.reconcile import Reconciler
 from imagefleet_operator.rollout_metrics import RolloutMetrics
@@ -182,5 +182,5 @@ class Leader:
         self._calls.interrupt(pod)
         self._call_queue.add((pod.namespace, pod.name))
 
-    def _call(self, pod: Name, seconds: float, wanted: Policy | None) -> None:
-        self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted))
+    def _call(self, pod: Name, seconds: float, wanted: Policy | None, role: Role) -> None:
+        self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted, role))

@@ -49,13 +49,18 @@ PLACEMENT_CHANGES = Counter(
     "Models that took a place on a worker, or gave one up, since we lead.",
     ["namespace", "pool", "reason"],
 )
+SCALING_DECISIONS = Counter(
+    "imagefleet_scaling_decisions_total",
+    "Decisions that changed how many workers a pool should have, since we lead.",
+    ["namespace", "pool", "reason"],
+)
 STORED = Gauge("imagefleet_operator_stored_objects", "Objects that the operator remembers.", ["kind"])
 SYNCED = Gauge("imagefleet_operator_synced", "1 once every kind has been listed, else 0.")
 
 
 def forget_pool(namespace: str, pool: str) -> None:
     """Drop the counters of a pool that has gone, or they would grow for ever."""
-    for counter in (POLL_FAILURES, PLACEMENT_CHANGES, INTERRUPTIONS):
+    for counter in (POLL_FAILURES, PLACEMENT_CHANGES, INTERRUPTIONS, SCALING_DECISIONS):
         counter.remove_by_labels({"namespace": namespace, "pool": pool})
 
 

@@ -78,7 +78,9 @@ def observe_workers(store: Store, namespace: str, pool: str) -> tuple[Worker, ..
 def observe_worker(store: Store, pod: Pod) -> Worker:
     """A pod with what it said."""
     state = store.worker(pod)
-    return Worker(pod, state.report, state.silent_since, state.policy_hash, state.silence)
+    return Worker(
+        pod, state.report, state.silent_since, state.policy_hash, state.silence, heard_at=state.heard_at
+    )
 
 
 def observe_model(

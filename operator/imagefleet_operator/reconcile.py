@@ -8,17 +8,28 @@ from typing import Any
 
 from imagefleet_operator import metrics
 from imagefleet_operator.act import Actor
+from imagefleet_operator.capacity import Capacities
 from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
 from imagefleet_operator.plan import spot, surge
+from imagefleet_operator.plan.capacity import applied
 from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.moves import HOLD_SECONDS, Move, told
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import plan_pool
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT
 from imagefleet_operator.plan.status import write_delay
-from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolObserved, PoolSpec, Refusal
+from imagefleet_operator.plan.types import (
+    Json,
+    ModelSpec,
+    Name,
+    Parent,
+    PoolObserved,
+    PoolSpec,
+    Refusal,
+    Role,
+)
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec, workers_spec
 from imagefleet_operator.render import pool_children, verify_job
 from imagefleet_operator.store.store import Key, Store
@@ -48,8 +59,8 @@ class Memory:
 class Reconciler:
     """The passes, which never wait for a worker.
 
-    ``call`` is told of every worker: its pod's name, the seconds between two questions, and the policy that it is
-    to be brought to, None where it has it. ``watch`` is told of every pool whether it waits for gateways' figures.
+    ``call`` is told of every worker: its pod's name, the seconds between two questions, the policy that it is to be
+    brought to, None where it has it, and its role. ``watch`` is told of every pool whether it waits for gateways.
     """
 
     def __init__(
@@ -59,7 +70,7 @@ class Reconciler:
         *,
         workers: WorkerDefaults,
         caller_public_key: str,
-        call: Callable[[Name, float, Policy | None], None],
+        call: Callable[[Name, float, Policy | None, Role], None],
         watch: Callable[[Name, bool], None],
         interruptions: Interruptions,
         clock: Callable[[], float] = time.time,
@@ -72,6 +83,7 @@ class Reconciler:
         self._watch = watch
         self._interruptions = interruptions
         self._clock = clock
+        self._capacities = Capacities()
         self._memories: dict[Key, Memory] = {}
 
     async def run(self, key: Key) -> float | None:
@@ -93,6 +105,7 @@ class Reconciler:
                 return await self._pool(pool, memory)
             metrics.forget_pool(namespace, name)
             self._watch((namespace, name), False)
+            self._capacities.forget((namespace, name))
         else:
             model = self._store.model(namespace, name)
             if model is not None and not model.deleting:
@@ -104,19 +117,23 @@ class Reconciler:
         moved = self._moved(memory)
         observed = observe_pool(self._store, pool, (), moved)
         await self._interruptions.take(pool, spot.interruptions(observed))
+        capacity = self._capacities.of(observed, self._clock())
+        observed = applied(observed, capacity)
         spec = workers_spec(observed, self._workers, self._clock())
         bodies = pool_children(spec, self._public_key) if spec else {}
         changed = await self._children(list(bodies.values()), POOL, pool, memory)
         if not changed and spot.obsolete(observed, self._clock()):
             changed = await self._remove(pool, spot.on_demand_name(pool.name))
-        if changed and not memory.refusals:
-            return SETTLE_SECONDS
-        plan = plan_pool(observe_pool(self._store, pool, memory.refusals, moved), self._clock())
+        observed = applied(observe_pool(self._store, pool, memory.refusals, moved), capacity)
+        plan = plan_pool(observed, self._clock(), capacity)
         await self._note_moves(pool, plan.moves, memory)
         self._watch((pool.namespace, pool.name), plan.watch_gateways)
         wanted = {p.worker.pod.name: p.policy for p in plan.workers}
+        roles = {w.pod.name: w.role for w in observed.workers}
         for pod, seconds in plan.poll_seconds.items():
-            self._call((pool.namespace, pod), seconds, wanted.get(pod))
+            self._call((pool.namespace, pod), seconds, wanted.get(pod), roles[pod])
+        if changed and not memory.refusals:
+            return SETTLE_SECONDS
         delay = await self._status(POOL, pool, plan.status, memory)
         return _soonest(delay, plan.again, *_look_again(observed, self._clock()))
 

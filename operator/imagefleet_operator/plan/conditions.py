@@ -15,7 +15,7 @@ MESSAGE_LIMIT = 1024
 
 REASONS: dict[str, str] = {
     "Ready": "Everything that the spec asks for is there.",
-    "ScaledToZero": "spec.replicas is 0: there is nothing to run, on purpose.",
+    "ScaledToZero": "There are to be no workers: spec.replicas is 0, or nobody has asked for anything for long.",
     "SpecInvalid": "The spec cannot be read; the message names the field.",
     "Progressing": "Work is under way and needs no help.",
     "ChildNotOwned": "An object that the pool or model needs has the same name and belongs to someone else.",
@@ -48,6 +48,12 @@ REASONS: dict[str, str] = {
     "SpotAvailable": "Every spot worker has a node, or has looked for one for a short time only.",
     "OnDemandFallback": "Workers on demand stand in for spot workers that find no node.",
     "NoOpinion": "No picture has been checked lately.",
+    "Deciding": "The number of workers follows the demand.",
+    "External": "spec.replicas is followed, as somebody else writes it.",
+    "ReplicasOutOfBounds": "spec.replicas is outside of minReplicas and maxReplicas, which hold.",
+    "Bounded": "minReplicas and maxReplicas leave nothing to decide.",
+    "MetricsAbsent": "No gateway has said anything yet: the number of workers stays as it is.",
+    "MetricsStale": "Gateways or workers have been silent for a minute: the number of workers stays as it is.",
     "Verified": "The files are what the spec says, and safe to load.",
     "VerificationPending": "The files are being checked, or wait for a place where they can be.",
     "VerificationFailed": "The check itself could not be done; it is tried again.",

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, SourceSpec, Worker
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, Role, SourceSpec, Worker
 
 CPU = "cpu"
 """Stands for the accelerator's name where there is none."""
@@ -18,9 +18,16 @@ Policy = tuple[Json, ...]
 
 @dataclass(frozen=True, slots=True)
 class Annotate:
-    """Write the pod's placement annotation."""
+    """Write the pod's placement annotation; None takes it away, and with it all requests."""
 
-    placement: str
+    placement: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Write the pod's deletion cost: of several pods that of the lowest goes first."""
+
+    cost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +38,9 @@ class Put:
     policy_hash: str
 
 
-Step = Annotate | Put
+Step = Annotate | Cost | Put
+DONE_COST = -100
+"""Below that of any worker with requests, which is 0."""
 
 
 def accelerator(report: Report) -> str:
@@ -108,8 +117,21 @@ def steps(worker: Worker, policy: Policy) -> tuple[Step, ...]:
     refuses.
 
     What is taken away leaves the annotation first and the worker then; what is added goes to the worker
-    first. One write of the annotation does where only one of the two happens.
+    first. One write of the annotation does where only one of the two happens. A worker without requests has no
+    annotation, and one that leaves keeps its models until it has gone.
     """
+    cost = DONE_COST if worker.role is Role.DONE else 0
+    marked = (Cost(cost),) if worker.pod.deletion_cost != cost else ()
+    hidden = (Annotate(None),) if worker.pod.shown else ()
+    if worker.role in (Role.LEAVING, Role.DONE):
+        return (*hidden, *marked)
+    if worker.role is Role.WARM:
+        put = _put(worker, policy)
+        return (*hidden, *marked, *((put,) if put else ()))
+    return (*marked, *_shown_steps(worker, policy))
+
+
+def _shown_steps(worker: Worker, policy: Policy) -> tuple[Step, ...]:
     wanted = {entry["model"]: bool(entry["pinned"]) for entry in policy}
     shown = annotated(worker.pod.placement)
     kept = {model: wanted[model] for model in shown if model in wanted}

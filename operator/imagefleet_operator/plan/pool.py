@@ -5,15 +5,18 @@ from dataclasses import dataclass, field, replace
 
 from imagefleet_operator.plan import conditions, policy, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
+from imagefleet_operator.plan.capacity import Capacity, scaling_status
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
 from imagefleet_operator.plan.entry_status import entries_status, main_entries, suspended
 from imagefleet_operator.plan.health import rollout_healthy, safety_healthy
 from imagefleet_operator.plan.moves import Move, moves
+from imagefleet_operator.plan.packing import Slot
+from imagefleet_operator.plan.placement import place
 from imagefleet_operator.plan.policy import Policy, Step, steps
 from imagefleet_operator.plan.rollout_types import Slo
 from imagefleet_operator.plan.suspension import counting
-from imagefleet_operator.plan.types import Json, Parent, PoolObserved, PoolSpec, Report, Worker
+from imagefleet_operator.plan.types import Json, Parent, PoolObserved, PoolSpec, Report, Role, Worker
 
 POLL_UNSETTLED = 1.0
 """Seconds between looks at a worker while something is to change on it."""
@@ -21,7 +24,10 @@ POLL_SETTLED = 15.0
 WATCH_SECONDS = 1.0
 """Between two passes while time or figures may change something."""
 NO_PROMISE = Slo()
-KEPT = ("WorkersReady", "ModelsPlaced", "RolloutHealthy", "SafetyHealthy", "SpotAvailable")
+GOING = (Role.LEAVING, Role.DONE)
+POLL_BUSY = 2.0
+"""Of a pool that scales: seconds between two looks at a worker while there is anything to do."""
+KEPT = ("WorkersReady", "ModelsPlaced", "RolloutHealthy", "SafetyHealthy", "SpotAvailable", "ScalingActive")
 """Conditions that stay as they were while the spec cannot be read."""
 
 
@@ -56,8 +62,9 @@ class PoolPlan:
     """Models that take each other's places now."""
 
 
-def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
-    """What to do for a pool. ``now`` is the time in seconds since the epoch.
+def plan_pool(observed: PoolObserved, now: float, capacity: Capacity | None = None) -> PoolPlan:
+    """What to do for a pool. ``now`` is the time in seconds since the epoch; ``capacity`` is what the pool as it is
+    ``observed`` was made of (``capacity.applied``).
 
     Until every ready worker has been asked once, nothing is decided and nothing said: a model that nobody has been
     asked about is not one that nobody holds, and after a restart that would move models and end ``Ready``.
@@ -67,19 +74,25 @@ def plan_pool(observed: PoolObserved, now: float) -> PoolPlan:
         return PoolPlan(status=_invalid(observed.pool, now))
     unasked = {w.pod.name for w in verdicts.present(observed.workers) if not w.asked}
     if unasked:
-        return PoolPlan(status=observed.pool.status, poll_seconds=dict.fromkeys(unasked, 0.0))
+        return PoolPlan(
+            status=observed.pool.status,
+            poll_seconds=dict.fromkeys(unasked, 0.0),
+            again=capacity.again if capacity else None,
+            watch_gateways=capacity is not None and capacity.watch,
+        )
     observed = spot.as_served(observed, now)
     entries = plan_entries(spec, observed, now)
-    wanted = _policies(spec, observed, entries)
+    wanted = {**_policies(spec, observed, entries), **_aside(spec, observed, entries)}
     plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
     changing = tuple(p for p in plans if p.steps)
     watched = _watched(entries, now)
+    waits = (WATCH_SECONDS if watched else None, capacity.again if capacity else None)
     return PoolPlan(
         workers=changing,
-        status=_status(spec, observed, entries, now),
-        poll_seconds=_polls(observed, {p.worker.pod.name for p in changing}, now),
-        again=WATCH_SECONDS if watched else None,
-        watch_gateways=watched,
+        status=_status(spec, observed, entries, capacity, now),
+        poll_seconds=_polls(observed, {p.worker.pod.name for p in changing}, capacity, now),
+        again=min((w for w in waits if w is not None), default=None),
+        watch_gateways=watched or (capacity is not None and capacity.watch),
         moves=moves(slots(observed), entries.before),
     )
 
@@ -167,11 +180,47 @@ def _policy(
     return tuple(entries)
 
 
-def _polls(observed: PoolObserved, changing: set[str], now: float) -> dict[str, float]:
-    """Every ready worker is looked at: often while it changes, loads or has just fallen silent, seldom at rest."""
+def _aside(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> dict[str, Policy]:
+    """Per worker without requests what it is to hold: a warm one what one more worker would; one that leaves keeps what
+    it has, whatever is said here."""
+    barred = suspended_models(entries, spec)
+    aside = [w for w in verdicts.ready_for_models(observed.workers) if w.role is not Role.ACTIVE]
     return {
-        w.pod.name: POLL_UNSETTLED if _unsettled(w, w.pod.name in changing, now) else POLL_SETTLED
-        for w in verdicts.present(observed.workers)
+        w.pod.name: _warm_policy(spec, observed, entries, w.pod.name, w.report, barred)
+        if w.role is Role.WARM
+        else ()
+        for w in aside
+        if w.report is not None
+    }
+
+
+def _warm_policy(
+    spec: PoolSpec,
+    observed: PoolObserved,
+    entries: Entries,
+    name: str,
+    report: Report,
+    barred: Collection[str],
+) -> Policy:
+    needs = [replace(n, min_resident=min(1, n.min_resident)) for n in entries.before.needs]
+    sizes = {need.model: need.memory_bytes for need in needs}
+    if spec.warm is not None and not spec.warm.on_accelerator:
+        return _policy(sizes, observed, report, frozenset(), barred)
+    slot = Slot(name, report.memory_total_bytes, frozenset(m.model for m in report.models if m.pinned))
+    held = place(needs, [slot]).pinned[name]
+    return _policy({model: sizes[model] for model in held}, observed, report, held, barred)
+
+
+def _polls(
+    observed: PoolObserved, changing: set[str], capacity: Capacity | None, now: float
+) -> dict[str, float]:
+    """Every ready worker is looked at: often while it changes, loads, leaves or has just fallen silent, seldom at
+    rest."""
+    present = verdicts.present(observed.workers)
+    busy = observed.load.sum.running or any(w.report is not None and not w.report.idle for w in present)
+    settled = POLL_BUSY if capacity is not None and capacity.watch and busy else POLL_SETTLED
+    return {
+        w.pod.name: POLL_UNSETTLED if _unsettled(w, w.pod.name in changing, now) else settled for w in present
     }
 
 
@@ -179,12 +228,14 @@ def _unsettled(worker: Worker, changing: bool, now: float) -> bool:
     """Those that stay silent are asked seldom: each such call takes seconds, and others wait for their turn."""
     if worker.silent_since is not None:
         return now - worker.silent_since < verdicts.SILENT_SECONDS
-    if changing or worker.report is None:
+    if changing or worker.report is None or worker.role in GOING:
         return True
     return any(m.state == "Loading" or (m.pinned and m.state == "Absent") for m in worker.report.models)
 
 
-def _status(spec: PoolSpec, observed: PoolObserved, entries: Entries, now: float) -> Json:
+def _status(
+    spec: PoolSpec, observed: PoolObserved, entries: Entries, capacity: Capacity | None, now: float
+) -> Json:
     old = observed.pool.status
     workers = verdicts.workers_ready(spec, observed, now)
     asked = replace(spec, models=main_entries(spec, entries))
@@ -198,6 +249,7 @@ def _status(spec: PoolSpec, observed: PoolObserved, entries: Entries, now: float
         "RolloutHealthy": rollout_healthy(state for _, state in entries.states),
         "SafetyHealthy": safety_healthy(observed, entries),
         "SpotAvailable": spot.spot_available(observed, now),
+        "ScalingActive": capacity.verdict if capacity else None,
         "Reconciling": None if ready.ok or stalled else Verdict(True, "Progressing", ready.message),
         "Stalled": stalled,
     }
@@ -207,6 +259,7 @@ def _status(spec: PoolSpec, observed: PoolObserved, entries: Entries, now: float
         "readyReplicas": observed.deployment.ready if observed.deployment else 0,
         "selector": selector(observed.pool.name),
         **entries_status(spec, observed, entries),
+        **(scaling_status(spec, observed, capacity, now) if capacity else {}),
         "conditions": conditions.merged(
             old.get("conditions") or (), verdict_of, observed.pool.generation, now
         ),

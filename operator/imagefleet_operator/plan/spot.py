@@ -75,6 +75,34 @@ def split(observed: PoolObserved, workers: int, now: float) -> Split:
     )
 
 
+def keeping(observed: PoolObserved, split: Split) -> Split:
+    """The replicas, of neither Deployment fewer than workers that it has and that may have work: a pool that shrinks
+    gives up those that have finished, wherever they are."""
+    if observed.pool.spec is None or observed.pool.spec.spot is None:
+        return split
+    on_demand = observed.kept.get(ON_DEMAND, 0)
+    rest = sum(observed.kept.values()) - on_demand
+    return Split(
+        max(split.spot, min(rest, _desired(observed, SPOT))),
+        max(split.on_demand, min(on_demand, _desired(observed, ON_DEMAND))),
+    )
+
+
+def beyond(observed: PoolObserved, workers: int) -> frozenset[str]:
+    """The workers of a pool with spot, by the name of their pod, that its shares have no place for where it has so many
+    workers: the youngest of a capacity that has too many."""
+    spec = observed.pool.spec
+    if spec is None or spec.spot is None:
+        return frozenset()
+    wanted = share(spec.spot, workers)
+    found: set[str] = set()
+    for capacity, most in ((SPOT, wanted.spot), (ON_DEMAND, wanted.on_demand)):
+        there = [w.pod for w in _of(observed, capacity) if not w.pod.deleting]
+        there.sort(key=lambda pod: (not pod.ready, not pod.shown, pod.created, pod.name))
+        found |= {pod.name for pod in there[most:]}
+    return frozenset(found)
+
+
 def _of(observed: PoolObserved, capacity: str) -> list[Worker]:
     """Those of one Deployment. Workers from before the pool had spot are the first one's, which replaces them."""
     return [w for w in observed.workers if (w.pod.capacity == ON_DEMAND) == (capacity == ON_DEMAND)]

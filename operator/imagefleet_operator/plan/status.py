@@ -13,6 +13,10 @@ NUMBER_SECONDS = 60.0
 """Between writes that change measured numbers alone."""
 SERVED = ("servedSince", "lastServed", "requests", "pictures")
 """What a suspension tells of the time before."""
+LEARNED = ("startSeconds", "loadSeconds", "learned")
+"""Of ``scaling``: what is measured."""
+DECIDED = ("mode", "desiredReplicas", "lastScaleTime")
+"""Of ``scaling``: what is told at once."""
 COUNTED = ("Cached",)
 """Conditions that say no more than the counts: on demand, models come and go at any time."""
 
@@ -53,7 +57,8 @@ def _measured_apart(status: Json) -> Json:
         "suspensions": _unserved,
     }
     listed = {key: [part(entry) for entry in status[key]] for key, part in lists.items() if key in status}
-    return {**status, **shape, **listed}
+    scaling = {"scaling": _without(status["scaling"], *LEARNED)} if "scaling" in status else {}
+    return {**status, **shape, **listed, **scaling}
 
 
 def _uncounted(entry: Json) -> Json:
@@ -73,11 +78,13 @@ def _unserved(suspension: Json) -> Json:
 
 def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
     """What is worth a write at once."""
-    left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions")
+    left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions", "warm")
     apart = _measured_apart(status)
     rest = {key: value for key, value in apart.items() if key not in left_out}
     if "models" in rest:
         rest["models"] = [_told_at_once(entry) for entry in rest["models"]]
+    if "scaling" in rest:
+        rest["scaling"] = {key: rest["scaling"].get(key) for key in DECIDED}
     if "suspensions" in rest:
         rest["suspensions"] = [_without(entry, *SERVED) for entry in rest["suspensions"]]
     told = (c for c in status.get("conditions") or () if c["type"] not in COUNTED)

@@ -5,6 +5,7 @@ All of them are frozen. Their JSON-shaped fields (dicts and lists) are never cha
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from imagefleet_operator.plan.capacity_types import Load, PoolScaling, WarmSpec
@@ -129,6 +130,19 @@ class Parent(Generic[S]):
     """Who set ``model`` of a pool's entries last: field managers by the entry's name, as far as known."""
 
 
+class Role(StrEnum):
+    """What a worker is there for."""
+
+    ACTIVE = "Active"
+    """It takes requests, or will when it is ready."""
+    WARM = "Warm"
+    """It holds models and waits."""
+    LEAVING = "Leaving"
+    """It gets no more requests, and may have some yet."""
+    DONE = "Done"
+    """It has nothing left to do: the next that goes."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeploymentState:
     """Of a Deployment's status, what a pool's conditions need."""
@@ -220,6 +234,11 @@ class Pod:
     """Empty before it has one."""
     capacity: str = ""
     """The label ``imagefleet.dev/capacity``: ``spot`` or ``on-demand``; empty in pools without spot."""
+
+    @property
+    def shown(self) -> bool:
+        """Whether gateways see models on it."""
+        return self.placement not in ("", "{}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +334,9 @@ class Worker:
     silence: str = ""
     interrupted: str = ""
     """The taint that says that its node is about to go; empty: it stays."""
+    heard_at: float = field(default=0.0, compare=False)
+    """When it said something last, in seconds since the epoch."""
+    role: Role = Role.ACTIVE
 
     @property
     def asked(self) -> bool:
@@ -349,6 +371,10 @@ class PoolObserved:
     """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
     load: Load = field(default_factory=Load)
     """What gateways say that came, began and waits."""
+    replicas: int | None = None
+    """Of the Deployments: workers that leave, or wait warm, included. None: as many as ``spec.replicas``."""
+    kept: Mapping[str, int] = field(default_factory=dict)
+    """While fewer are to be: how many of each capacity (as in ``Pod.capacity``) may have work, and stay."""
     moved_models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By model that was moved within the last minutes: the workers that were to hold it from then on."""
 

@@ -12,6 +12,7 @@ from imagefleet_operator.plan.types import (
     PoolModel,
     PoolObserved,
     PoolSpec,
+    Role,
     Worker,
 )
 from imagefleet_operator.plan.verification import is_verified
@@ -36,7 +37,12 @@ def present(workers: Iterable[Worker]) -> list[Worker]:
 
 
 def serving(workers: Iterable[Worker]) -> list[Worker]:
-    """The workers that can hold models: present, heard of, and not about to end."""
+    """The workers that take requests: present, heard of, and not about to end."""
+    return [w for w in ready_for_models(workers) if w.role is Role.ACTIVE]
+
+
+def ready_for_models(workers: Iterable[Worker]) -> list[Worker]:
+    """The workers that can hold models, warm ones and those that leave included."""
     return [
         w for w in present(workers) if w.report is not None and not w.report.draining and not w.interrupted
     ]
@@ -57,7 +63,13 @@ def _count(spec: PoolSpec, observed: PoolObserved) -> str:
 
 
 def _scaled_to_zero(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
-    return Verdict(True, "ScaledToZero", "spec.replicas is 0.") if spec.replicas == 0 else None
+    return Verdict(True, "ScaledToZero", _at_zero(spec)) if spec.replicas == 0 else None
+
+
+def _at_zero(spec: PoolSpec) -> str:
+    if spec.scaling is None or spec.scaling.external:
+        return "spec.replicas is 0."
+    return "Nobody has asked for anything for long: the next request starts a worker."
 
 
 def _no_deployment(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
@@ -153,7 +165,7 @@ def unusable(model: str, observed: PoolObserved) -> Verdict | None:
 def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) -> Verdict:
     """The ``ModelsPlaced`` condition. A missing model is told before anything that comes of it."""
     if spec.replicas == 0:
-        return Verdict(False, "ScaledToZero", "spec.replicas is 0: no worker holds a model.")
+        return Verdict(False, "ScaledToZero", f"{_at_zero(spec)} No worker holds a model.")
     for verdict in _model_verdicts(spec, observed):
         return verdict
     if not serving(observed.workers):
@@ -185,10 +197,12 @@ def load_failure(model: str, observed: PoolObserved) -> Verdict | None:
 
 
 def _too_few(entry: PoolModel, spec: PoolSpec) -> str:
-    wanted, workers = entry.min_resident, spec.replicas
+    wanted, workers, field = entry.min_resident, spec.replicas, "replicas"
+    if spec.scaling is not None:
+        workers, field = spec.scaling.spec.max_replicas, "maxReplicas"
     return (
-        f"{entry.model} asks for {wanted} workers (minResident), the pool has {workers} (replicas): lower "
-        f"minResident to {workers}, or raise replicas to {wanted}."
+        f"{entry.model} asks for {wanted} workers (minResident), the pool has {workers} ({field}): lower "
+        f"minResident to {workers}, or raise {field} to {wanted}."
     )
 
 

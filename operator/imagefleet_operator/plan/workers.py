@@ -113,7 +113,8 @@ def workers_spec(observed: PoolObserved, defaults: WorkerDefaults, now: float) -
         return None
     models = (m.spec for m in observed.models.values() if m is not None and m.spec is not None)
     sources = [source for spec in models for source in spec.sources]
-    split = spot.split(observed, pool.spec.replicas, now)
+    workers = pool.spec.replicas if observed.replicas is None else observed.replicas
+    split = spot.keeping(observed, spot.split(observed, workers, now))
     return WorkersSpec(
         namespace=pool.namespace,
         pool=pool.name,

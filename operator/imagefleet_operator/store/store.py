@@ -7,7 +7,7 @@ of an object that has gone.
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
@@ -45,6 +45,7 @@ class WorkerState:
     silent_since: float | None = None
     policy_hash: str | None = None
     silence: str = ""
+    heard_at: float = field(default=0.0, compare=False)
 
 
 class Store:

@@ -4,8 +4,11 @@ from dataclasses import replace
 
 import pytest
 from imagefleet_operator.plan.policy import (
+    DONE_COST,
     Annotate,
+    Cost,
     Put,
+    Step,
     accelerator,
     annotated,
     placement_text,
@@ -13,7 +16,7 @@ from imagefleet_operator.plan.policy import (
     policy_hash,
     steps,
 )
-from imagefleet_operator.plan.types import Device, Json, SourceSpec, Worker
+from imagefleet_operator.plan.types import Device, Json, Role, SourceSpec, Worker
 
 from tests.unit.operator.make import DIGEST, described, holding, model, pod, report
 
@@ -61,8 +64,33 @@ def test_steps(worker: Worker, policy: tuple[Json, ...], want: list[str]) -> Non
     told = [
         step.placement if isinstance(step, Annotate) else "put " + "".join(e["model"] for e in step.policy)
         for step in steps(worker, policy)
+        if not isinstance(step, Cost)
     ]
     assert told == want
+
+
+@pytest.mark.parametrize(
+    ("role", "cost", "want"),
+    [
+        (Role.WARM, 0, [Annotate(None), Put((A,), policy_hash((A,)))]),
+        (Role.LEAVING, 0, [Annotate(None)]),
+        (Role.DONE, 0, [Annotate(None), Cost(DONE_COST)]),
+        (Role.LEAVING, DONE_COST, [Annotate(None), Cost(0)]),
+    ],
+    ids=["warm", "leaving", "done", "not done after all"],
+)
+def test_a_worker_without_requests_has_no_annotation_and_keeps_what_it_holds(
+    role: Role, cost: int, want: list[Step]
+) -> None:
+    worker = holds("b", '{"b":{"pinned":true}}', ())
+    aside = replace(worker, role=role, pod=replace(worker.pod, deletion_cost=cost))
+    assert list(steps(aside, (A,))) == want
+
+
+def test_a_worker_that_is_taken_back_is_no_longer_the_first_to_go() -> None:
+    worker = holds("a", ON_A, (A,))
+    back = replace(worker, pod=replace(worker.pod, deletion_cost=DONE_COST))
+    assert steps(back, (A,)) == (Cost(0),)
 
 
 def test_changed_limits_are_told_and_measured_speeds_are_not() -> None:

@@ -14,7 +14,7 @@ from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
 from imagefleet_operator.plan.conditions import find, timestamp
 from imagefleet_operator.plan.pool import WATCH_SECONDS
-from imagefleet_operator.plan.types import Json, Pod
+from imagefleet_operator.plan.types import Json, Pod, Role
 from imagefleet_operator.plan.workers import WorkerDefaults
 from imagefleet_operator.reconcile import SETTLE_SECONDS, Reconciler
 from imagefleet_operator.store.store import Key, Store
@@ -208,7 +208,7 @@ async def test_a_pass_never_waits_for_a_worker(world: World) -> None:
     ready = {"conditions": [{"type": "Ready", "status": "True"}], "podIP": "10.0.0.1"}
     world.seen(POD, "a", metadata={"labels": labels}, status=ready)
     await world.settle(POOL_KEY)
-    assert world.calls == [(("ns", "a"), 0.0, None)]
+    assert world.calls == [(("ns", "a"), 0.0, None, Role.ACTIVE)]
 
 
 async def verified(world: World, result: Json) -> None:

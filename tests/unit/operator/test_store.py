@@ -257,10 +257,12 @@ def test_a_deployments_state() -> None:
         ],
     }
     assert child_record("Deployment", obj(DEPLOYMENT, "d", status=status)).state == DeploymentState(
-        True, 3, 2, 1, "late", "quota"
+        True, 3, 2, 1, "late", "quota", desired=0
     )
     newer = obj(DEPLOYMENT, "d", status=status, metadata={"generation": 2})
-    assert child_record("Deployment", newer).state == DeploymentState(False, 3, 2, 1, "late", "quota")
+    assert child_record("Deployment", newer).state == DeploymentState(
+        False, 3, 2, 1, "late", "quota", desired=0
+    )
 
 
 @pytest.mark.parametrize(
