@@ -1,0 +1,251 @@
+"""How many workers a pool is to have: from what gateways and workers say to what status says."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from imagefleet_operator.capacity import DECIDE_SECONDS, Capacities
+from imagefleet_operator.plan import capacity as plan
+from imagefleet_operator.plan.behavior import Behavior, Rules
+from imagefleet_operator.plan.capacity import Capacity, Learned
+from imagefleet_operator.plan.capacity_types import Load, ModelLoad, PoolScaling, WarmSpec
+from imagefleet_operator.plan.scaling import ScalingSpec
+from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved, Report, Role, Worker
+
+from tests.unit.operator.make import NOW, observed, pod, pool
+
+SHOWN = '{"shapes-1":{"pinned":true}}'
+SOON = Behavior(Rules(), Rules(10.0))
+LEARNED = Learned(10.0, 2.0)
+
+
+def worker(name: str, work: float = 0.0, **fields: Any) -> Worker:
+    """A ready worker that takes requests; ``fields`` are its pod's."""
+    made = pod(name, **{"placement": SHOWN, "created": NOW - 100, "ready_since": NOW - 90, **fields})
+    return Worker(made, Report(1, False, (), work_seconds=work, requests=int(work > 0)), heard_at=NOW)
+
+
+def scaling(low: int = 1, high: int = 5, *, external: bool = False, **fields: Any) -> PoolScaling:
+    spec = ScalingSpec(min_replicas=low, max_replicas=high, behavior=SOON)
+    return PoolScaling(replace(spec, **fields), external)
+
+
+@pytest.mark.parametrize(
+    ("case", "workers", "load", "desired", "want"),
+    [
+        ("nothing is known", (), Load(), 0, (0.0, 0, (), None)),
+        ("a worker draws", (worker("a", 3.0),), Load(age=1.0), 1, (3.0, 1, (), 1.0)),
+        (
+            "what waits at gateways counts, and a worker that nobody has made yet",
+            (worker("a", 3.0),),
+            Load({"m": ModelLoad(held=1, held_seconds=4.0)}, age=1.0),
+            2,
+            (7.0, 1, (12.0,), 1.0),
+        ),
+        (
+            "one that starts draws a lead after its creation",
+            (worker("a", ready=False, created=NOW - 5),),
+            Load(age=1.0),
+            1,
+            (0.0, 0, (7.0,), 1.0),
+        ),
+        (
+            "one that is late, after twice the lead",
+            (worker("a", ready=False, created=NOW - 13),),
+            Load(age=1.0),
+            1,
+            (0.0, 0, (11.0,), 1.0),
+        ),
+        ("surplus workers do not count", (worker("a"), worker("b")), Load(age=1.0), 1, (0.0, 1, (), 1.0)),
+        (
+            "silent workers make the news old",
+            (replace(worker("a"), heard_at=NOW - 70),),
+            Load(age=1.0),
+            1,
+            (0.0, 1, (), 70.0),
+        ),
+    ],
+)
+def test_inputs(
+    case: str, workers: tuple[Worker, ...], load: Load, desired: int, want: tuple[Any, ...]
+) -> None:
+    roles = {w.pod.name: Role.ACTIVE for w in workers}
+    seen = observed(*workers, load=load)
+    found = plan.inputs(seen, roles, desired, ModelLoad(), LEARNED, {}, NOW)
+    assert (found.work_left, found.ready, found.starting, found.age) == want, case
+
+
+def test_inputs_count_what_began_since_the_last_decision_and_who_is_idle() -> None:
+    load = Load({"m": ModelLoad(started=9, late=3, running=1)}, quiet_seconds=40.0, age=0.0)
+    before = ModelLoad(started=4, late=1)
+    seen = observed(worker("a"), worker("b", 2.0), load=load)
+    roles = {"a": Role.ACTIVE, "b": Role.ACTIVE}
+    found = plan.inputs(seen, roles, 2, before, LEARNED, {"a-uid": NOW - 7}, NOW)
+    assert (found.started, found.late, found.idle, found.quiet) == (5, 2, (7.0,), 0.0)
+
+
+@dataclass
+class World:
+    """A pool, its Deployment that does at once what it is told, and an operator that looks every two seconds."""
+
+    spec: Json
+    now: float = NOW
+    load: Load = field(default_factory=lambda: Load(age=0.0, quiet_seconds=1e6))
+    workers: dict[str, Worker] = field(default_factory=dict)
+    wanted: int = 0
+    status: Json = field(default_factory=dict)
+    capacities: Capacities = field(default_factory=Capacities)
+    made: int = 0
+
+    def seen(self) -> PoolObserved:
+        there = len(self.workers)
+        state = DeploymentState(True, there, there, there, desired=self.wanted)
+        heard = (replace(w, heard_at=self.now) for w in self.workers.values())
+        parent = pool(**self.spec, status=self.status)
+        return observed(*heard, pool=parent, deployment=state, load=self.load)
+
+    def look(self, seconds: float = DECIDE_SECONDS) -> Capacity:
+        """One pass, after so many seconds; what follows from it is done."""
+        self.now += seconds
+        seen = self.seen()
+        found = self.capacities.of(seen, self.now)
+        assert found is not None
+        after = plan.applied(seen, found)
+        assert seen.pool.spec is not None
+        self.status = plan.scaling_status(seen.pool.spec, after, found, self.now)
+        self._act(found)
+        return found
+
+    def _act(self, found: Capacity) -> None:
+        self.wanted = found.roles.replicas
+        for name, role in found.roles.of.items():
+            one = self.workers[name].pod
+            marked = replace(
+                one,
+                placement=SHOWN if role is Role.ACTIVE else "",
+                deletion_cost=-100 if role is Role.DONE else 0,
+            )
+            self.workers[name] = replace(self.workers[name], pod=marked)
+        while len(self.workers) < self.wanted:
+            self.made += 1
+            self.workers[f"p{self.made}"] = worker(
+                f"p{self.made}", created=self.now, ready_since=self.now + 10
+            )
+        for name in sorted(self.workers, key=lambda n: self.workers[n].pod.deletion_cost)[
+            : len(self.workers) - self.wanted
+        ]:
+            del self.workers[name]
+
+    def asks(self, held_seconds: float, quiet: float = 0.0) -> None:
+        held = int(held_seconds > 0)
+        self.load = Load({"m": ModelLoad(held=held, held_seconds=held_seconds)}, quiet_seconds=quiet, age=0.0)
+
+
+def test_a_pool_at_zero_gets_workers_at_the_pass_that_sees_a_request() -> None:
+    world = World({"scaling": scaling(0, 2, zero_seconds=5.0)})
+    assert world.look().desired == 0
+    world.asks(1.0)
+    assert world.look(0.1).desired >= 1, "long before the next decision is due"
+    assert world.wanted >= 1
+    assert world.status["scaling"]["decisions"][-1]["from"] == 0
+    world.asks(0.0, quiet=100.0)
+    for _ in range(30):
+        found = world.look()
+    assert (found.desired, world.wanted, world.workers) == (0, 0, {})
+    assert world.status["scaling"]["decisions"][-1]["reason"] == "Unused"
+
+
+def test_a_new_operator_goes_on_from_the_status_and_takes_nobody_away_for_a_window() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    world.asks(500.0)
+    for _ in range(3):
+        world.look()
+    assert world.wanted == 5
+    world.asks(0.0, quiet=1000.0)
+    world.capacities = Capacities()
+    assert [world.look().desired for _ in range(4)] == [5, 5, 5, 5]
+    assert [d["to"] for d in world.status["scaling"]["decisions"]][-1] == 5, "the past is told on"
+    for _ in range(20):
+        world.look()
+    assert world.wanted < 5
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"), [(None, "MetricsAbsent"), (61.0, "MetricsStale")], ids=["absent", "stale"]
+)
+def test_without_news_nothing_changes_and_the_condition_says_so(age: float | None, reason: str) -> None:
+    world = World({"scaling": scaling(1, 5)})
+    world.asks(500.0)
+    world.look()
+    world.load = Load(age=age)
+    for _ in range(20):
+        found = world.look()
+    assert (found.desired, found.verdict and (found.verdict.ok, found.verdict.reason)) == (5, (False, reason))
+    world.asks(0.0, quiet=1000.0)
+    assert world.look().desired == 5, "what was wanted while nothing was known says nothing"
+
+
+def test_while_a_gateway_is_silent_nobody_goes() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    world.asks(500.0)
+    world.look()
+    world.load = Load(age=0.0, quiet_seconds=1000.0, partial=True)
+    for _ in range(20):
+        assert world.look().desired == 5
+
+
+@pytest.mark.parametrize(
+    ("asked", "desired", "ok", "reason"),
+    [(3, 3, True, "External"), (9, 5, False, "ReplicasOutOfBounds"), (0, 1, False, "ReplicasOutOfBounds")],
+)
+def test_somebody_elses_number_is_followed_within_the_bounds(
+    asked: int, desired: int, ok: bool, reason: str
+) -> None:
+    found = World({"scaling": scaling(1, 5, external=True), "replicas": asked}).look()
+    assert found.verdict is not None
+    assert (found.desired, found.verdict.ok, found.verdict.reason) == (desired, ok, reason)
+    assert str(asked) in found.verdict.message or ok
+
+
+def test_warm_workers_get_what_the_bound_leaves_and_are_taken_first() -> None:
+    world = World({"scaling": scaling(2, 4), "warm": WarmSpec(2)})
+    for _ in range(3):
+        found = world.look()
+    assert (found.desired, found.warm, world.wanted) == (2, 2, 4)
+    waiting = {name for name, role in found.roles.of.items() if role is Role.WARM}
+    world.asks(500.0)
+    found = world.look()
+    assert (found.desired, found.warm, world.wanted) == (4, 0, 4)
+    assert {found.roles.of[name] for name in waiting} == {Role.ACTIVE}
+
+
+def test_a_pool_of_a_fixed_number_drains_before_it_shrinks() -> None:
+    world = World({"replicas": 2})
+    world.look()
+    busy = {name: replace(w, report=worker(name, 5.0).report) for name, w in world.workers.items()}
+    world.workers = busy
+    world.spec = {"replicas": 1}
+    world.look()
+    assert world.wanted == 2, "it is hidden first"
+    for _ in range(4):
+        world.look()
+    assert world.wanted == 1, "and goes with what it has, as a person said so"
+
+
+def test_how_long_workers_take_is_learned_from_those_that_start() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    for _ in range(2):
+        world.look()
+    assert world.status["scaling"]["startSeconds"] == 10.0
+    assert "expectedAt" not in world.status["scaling"]
+    slow = worker("slow", ready=False, created=world.now)
+    world.workers["slow"], world.wanted = slow, 2
+    world.asks(500.0)
+    world.look()
+    assert world.status["scaling"]["expectedAt"]
+
+
+def test_equal_bounds_leave_nothing_to_decide() -> None:
+    verdict = World({"scaling": scaling(2, 2)}).look().verdict
+    assert verdict is not None
+    assert (verdict.ok, verdict.reason) == (False, "Bounded")
