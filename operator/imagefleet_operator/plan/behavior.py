@@ -34,11 +34,11 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Behavior:
-    """Both directions. By default a burst gets its workers at once, and a worker goes when it was not needed for two
-    minutes: twice what it takes to start one."""
+    """Both directions. By default a burst gets its workers at once, and a worker goes when it was not needed for a
+    minute: what it takes to start one."""
 
     scale_up: Rules = Rules()
-    scale_down: Rules = Rules(120.0)
+    scale_down: Rules = Rules(60.0)
 
 
 KUBERNETES = Behavior(

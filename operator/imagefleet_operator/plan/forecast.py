@@ -3,9 +3,12 @@
 Four guesses of the rate (GPU-seconds a second, which is the number of busy workers): the mean of a fast window, of a
 slow one, of the same time of day before, and of the same time of week before. The forecast is a weighted sum of
 them, with the weights that would have been best lately (least squares with forgetting: Ljung 1999, *System
-Identification*, section 11.2). So a steady load is forecast by its slow mean, and a restless one follows its fast
-one, without a person's doing. What the forecast missed gives its spread: a multiple of the square root of the rate,
-since work that arrives at random spreads so.
+Identification*, section 11.2; none negative). So a steady load is forecast by its slow mean, and a restless one
+follows its fast one, without a person's doing.
+
+What the forecast missed gives its spread in the same way: the square of a miss is a weighted sum of 1, the fast and
+the slow mean. Work that arrives at random spreads as the root of its rate; callers who come with many requests at once
+spread more, and after a busy time more than in a quiet night. The weights say how much.
 """
 
 import math
@@ -23,15 +26,17 @@ MEMORY_SECONDS = 7_200.0
 FIRST = (0.5, 0.5, 0.0, 0.0)
 """Weights before anything was learned. Patterns have to prove themselves."""
 TRUST = 50.0
-"""How much FIRST counts, in outcomes at a rate of one busy worker: some minutes' worth."""
-SPREAD_SECONDS = 10_800.0
-"""How long misses of the forecast count for its spread: bursts come a few times in that."""
+"""How much weights before anything was learned count, in outcomes at a rate of one busy worker: some minutes' worth."""
 QUIET = 1.0
-"""Busy workers. Added to the rate for the spread: the next caller comes unannounced, however quiet it is."""
-SPREAD_BEFORE = 1.0
-"""Variance over rate, in GPU-seconds a second, before anything was learned: that of single requests of 60 s at
-random in a minute. What was learned outweighs it after SPREAD_SECONDS / 50."""
-PRIOR = 0.02
+"""Busy workers, added to the rate where an outcome counts by 1 / rate, as its variance grows with the rate (and that
+of its square with the square of the rate)."""
+SPREAD_SECONDS = 86_400.0
+"""How long misses of the forecast count for its spread: bursts are rare, and a day has its busy hours."""
+SPREAD_FIRST = (1.0, 0.5, 0.5)
+"""Variance for 1, the fast and the slow mean, before anything was learned, in busy workers: single requests of 60 s at
+random in a minute, and the next caller comes unannounced, however quiet it is."""
+SPREAD_LEAST = 0.1
+"""Variance that is left after the quietest day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,48 +83,38 @@ class _Pattern:
         self.seconds = 0.0
 
 
-class _Weights:
-    """Weights of guesses by least squares over what was lately. What was long ago fades, back towards FIRST."""
+class _Fit:
+    """Weights of features, none negative, by least squares over what was lately. What was long ago fades, back towards
+    ``first``.
 
-    def __init__(self) -> None:
-        size = len(FIRST)
-        self.values = list(FIRST)
-        self._products = [[0.0] * size for _ in range(size)]
-        self._with_outcome = [0.0] * size
+    One round of coordinate descent for each outcome (Franc, Hlaváč and Navara 2005): outcomes come every few seconds,
+    and one moves the best weights by little. Worked example: where 2 came of features (1, 0) and 6 of (1, 2), again
+    and again, the weights become 2 and 2.
+    """
 
-    def sum(self, guesses: Sequence[float]) -> float:
-        """The forecast, at least 0."""
-        return max(0.0, sum(w * g for w, g in zip(self.values, guesses, strict=True)))
+    def __init__(self, first: Sequence[float], memory_seconds: float) -> None:
+        self.weights = list(first)
+        self._first = first
+        self._memory = memory_seconds
+        self._products = [[0.0] * len(first) for _ in first]
+        self._with_outcome = [0.0] * len(first)
 
-    def learn(self, guesses: Sequence[float], came: float, forget: float) -> None:
-        """Take over one outcome; what came before counts ``forget`` (0 to 1) as much.
+    def sum(self, features: Sequence[float]) -> float:
+        """What is to be expected, at least 0."""
+        return sum(w * f for w, f in zip(self.weights, features, strict=True))
 
-        The outcome counts by 1 / rate, as its variance grows with the rate.
-        """
-        weight = 1 / (QUIET + sum(guesses) / len(guesses))
-        known = range(len(guesses))
-        for i in known:
-            row = self._products[i]
-            self._with_outcome[i] = forget * self._with_outcome[i] + weight * guesses[i] * came
-            for k in known:
-                row[k] = forget * row[k] + weight * guesses[i] * guesses[k]
-        matrix = [[*row, t] for row, t in zip(self._products, self._with_outcome, strict=True)]
-        for i in known:
-            matrix[i][i] += TRUST
-            matrix[i][-1] += TRUST * FIRST[i]
-        self.values = _solved(matrix)
-
-
-def _solved(matrix: list[list[float]]) -> list[float]:
-    """Gauss and Jordan. No pivoting: with TRUST on its diagonal the matrix is positive definite."""
-    size = len(matrix)
-    for i in range(size):
-        pivot = matrix[i][i]
-        matrix[i] = [x / pivot for x in matrix[i]]
-        for k in range(size):
-            if k != i and (factor := matrix[k][i]):
-                matrix[k] = [x - factor * y for x, y in zip(matrix[k], matrix[i], strict=True)]
-    return [row[-1] for row in matrix]
+    def learn(self, features: Sequence[float], came: float, weight: float, step: float) -> None:
+        """Take over one outcome, ``step`` seconds after the one before."""
+        forget = math.exp(-step / self._memory)
+        for i, feature in enumerate(features):
+            row, by = self._products[i], weight * feature
+            self._with_outcome[i] = forget * self._with_outcome[i] + by * came
+            for k, other in enumerate(features):
+                row[k] = forget * row[k] + by * other
+        for i, row in enumerate(self._products):
+            others = sum(p * w for p, w in zip(row, self.weights, strict=True)) - row[i] * self.weights[i]
+            best = (self._with_outcome[i] + TRUST * self._first[i] - others) / (row[i] + TRUST)
+            self.weights[i] = max(0.0, best)
 
 
 class Forecaster:
@@ -134,9 +129,9 @@ class Forecaster:
         self._sums: list[float] = []
         self._patterns = (_Pattern(day, PHASES), _Pattern(7 * day, 7 * PHASES))
         self._made: deque[tuple[float, Forecast]] = deque()
-        self._weights = _Weights()
-        self._missed, self._level = SPREAD_BEFORE * PRIOR, PRIOR
-        self.last = Forecast(0.0, math.sqrt(SPREAD_BEFORE * QUIET), (0.0,) * len(FIRST))
+        self._means = _Fit(FIRST, MEMORY_SECONDS)
+        self._spread = _Fit(SPREAD_FIRST, SPREAD_SECONDS)
+        self.last = self._look(0.0)
 
     def observe(self, now: float, seconds: float) -> Forecast:
         """Take over the work that arrived since the last time, and look ahead."""
@@ -159,11 +154,10 @@ class Forecaster:
         return (self._sums[-1] - (self._sums[at - 1] if at else 0.0)) / window
 
     def _look(self, now: float) -> Forecast:
-        guesses = [self.rate(self.fast), self.rate(self.slow)]
-        guesses += [pattern.at(now + self.lead) or 0.0 for pattern in self._patterns]
-        rate = self._weights.sum(guesses)
-        spread = self._missed / self._level
-        return Forecast(rate, math.sqrt(spread * (rate + QUIET)), tuple(guesses))
+        patterns = (pattern.at(now + self.lead) or 0.0 for pattern in self._patterns)
+        guesses = (self.rate(self.fast), self.rate(self.slow), *patterns)
+        variance = max(SPREAD_LEAST, self._spread.sum(_spreading(guesses)))
+        return Forecast(self._means.sum(guesses), math.sqrt(variance), guesses)
 
     def _learn(self, now: float, step: float) -> None:
         """Compare what was forecast a lead ago with what arrived since."""
@@ -173,15 +167,17 @@ class Forecaster:
         if due is None:
             return
         came = self.rate(self.lead)
-        forget = math.exp(-step / MEMORY_SECONDS)
-        self._weights.learn(due.guesses, came, forget)
-        share = min(1.0, step / SPREAD_SECONDS)
-        level = due.rate + QUIET
-        self._missed += share * ((due.rate - came) ** 2 + SPREAD_BEFORE * PRIOR - self._missed)
-        self._level += share * (level + PRIOR - self._level)
+        level = QUIET + sum(due.guesses) / len(due.guesses)
+        self._means.learn(due.guesses, came, 1 / level, step)
+        self._spread.learn(_spreading(due.guesses), (due.rate - came) ** 2, level**-2, step)
 
     def _forget(self, now: float) -> None:
         """Drop what no window reaches; in blocks, as each drop copies the rest."""
         if len(self._times) > 64 and self._times[len(self._times) // 2] < now - max(self.slow, self.lead):
             half = len(self._times) // 2
             del self._times[:half], self._sums[:half]
+
+
+def _spreading(guesses: Sequence[float]) -> tuple[float, float, float]:
+    """What the spread depends on: that of the next caller, who comes whatever there was, and how busy it is."""
+    return 1.0, guesses[0], guesses[1]

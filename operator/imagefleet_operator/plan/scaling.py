@@ -3,22 +3,27 @@
 One worker does one GPU-second of work a second. So the rate at which work arrives is the number of workers that it
 keeps busy, and work that waits is what they are behind by.
 
-    needed = max(rate / target utilization, rate + caution x deviation) + surplus / lead
+    needed  = max(rate / target utilization, exposed x (rate + caution x deviation)) + surplus / lead
+    exposed = (lead - wait) / lead, at least 0
     surplus = work left + rate x lead - what the workers there are do within the lead - what may well be left then
 
-``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws.
+``rate`` and ``deviation`` are the forecast's, the lead is the time from a decision to a worker that draws. A worker
+that is started when a burst begins is there a lead later, and what came less than the wait before that is still in
+time: only what arrives in the rest of the lead, its exposed share, is for the workers that stand by.
+
 ``caution`` is learned from how many requests started late: it rises by STEP for each late one and falls by STEP x
 the allowed share for every one, so that in the long run the share that is allowed is what there is, whatever the
 load is like (adaptive conformal inference: Gibbs and Candès 2021).
 
 A worker goes when more are there than were needed at any time of ``scaleDown``'s stabilization window, and it has no
-work. The window is two leads by default: a worker that is kept for what it would take to start it again, and once
-more, costs no more than some times what the best decision in hindsight would have (ski rental: Karlin et al. 1988),
-and every change of direction takes that long, so that the number cannot swing.
+work. The window is a lead by default: a worker that is kept for what it would take to start it again costs at most
+twice what the best decision in hindsight would have (ski rental: Karlin et al. 1988), and every change of direction
+takes that long, so that the number cannot swing.
 
-Worked example: work arrives at 4 GPU-seconds a second with a deviation of 1.5, caution is 2, the target utilization
-0.8, and nothing waits: max(4 / 0.8, 4 + 2 x 1.5) = 7 workers. With 5 ready workers, 60 s of lead, a wait of 30 s, and
-300 s of work left, the surplus is 300 + 240 - 5 x 60 - 5 x 15 = 165 s; that makes 165 / 60 = 2.75 more: 9.75, so 10.
+Worked example: work arrives at 4 GPU-seconds a second with a deviation of 2.5, caution is 4, the target utilization
+0.8, the lead 60 s, the wait 30 s, and nothing waits: max(4 / 0.8, 0.5 x (4 + 4 x 2.5)) = 7 workers. With 5 ready
+workers and 300 s of work left, the surplus is 300 + 240 - 5 x 60 - 5 x 15 = 165 s; that makes 165 / 60 = 2.75 more:
+9.75, so 10.
 
 A pool with ``minReplicas: 0`` goes to zero when nothing came for ``zero_seconds``, and comes back with the first
 request: the formula alone would always keep some for the unexpected.
@@ -30,13 +35,14 @@ from dataclasses import dataclass, field, replace
 from imagefleet_operator.plan.behavior import Behavior, Past, limited
 from imagefleet_operator.plan.forecast import Forecast
 
-STEP = 0.1
-"""Caution for one late request: ten of them, a burst, are one deviation more."""
+STEP = 0.05
+"""Caution for one late request: twenty of them, a burst, are one deviation more."""
 FINE = 0.5
 """Work left on each worker that is no reason for more of them, as a share of the wait: what runs, mostly."""
-CAUTION_FIRST = 2.0
-"""Before anything was learned: a normal quantile of 98 %."""
-CAUTION_MOST = 4.0
+CAUTION_FIRST = 4.0
+"""Before anything was learned. Where callers come with many requests each, 99 % of what arrives in a minute is within
+three to four deviations, not two."""
+CAUTION_MOST = 6.0
 """Caution beyond this buys nothing: what is late then came faster than a worker starts."""
 STALE_SECONDS = 60.0
 """Age at which figures of gateways and workers say nothing of now."""
@@ -84,6 +90,11 @@ class ScalingSpec:
     def lead(self) -> float:
         """From a decision until a worker draws."""
         return self.start_seconds + self.load_seconds
+
+    @property
+    def exposed(self) -> float:
+        """Share of a lead in which requests arrive that no worker started meanwhile can begin in time."""
+        return max(0.0, self.lead - self.wait_seconds) / self.lead
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ def decide(
         message = f"The last reports are {inputs.age:.0f} s old, more than {STALE_SECONDS:.0f} s."
         return Decision(None, METRICS_STALE, message), memory
     memory = replace(memory, caution=learned(spec, memory.caution, inputs))
-    cautious = forecast.rate + memory.caution * forecast.deviation
+    cautious = spec.exposed * (forecast.rate + memory.caution * forecast.deviation)
     standing = max(forecast.rate / spec.target_utilization, cautious)
     extra = surplus(spec, inputs, forecast) / spec.lead
     needed = 0 if unused(spec, inputs) else max(1, round(standing + extra))
@@ -169,7 +180,7 @@ def _between(replicas: int, spec: ScalingSpec) -> int:
 
 def learned(spec: ScalingSpec, caution: float, inputs: Inputs) -> float:
     """The caution after what was seen. Example: with an objective of 0.99, one late of 25 requests: 3 becomes
-    3 + 0.1 x (1 - 0.01 x 25) = 3.075."""
+    3 + 0.05 x (1 - 0.01 x 25) = 3.0375."""
     allowed = (1 - spec.objective) * inputs.started
     return min(max(caution + STEP * (inputs.late - allowed), 0.0), CAUTION_MOST)
 

@@ -20,7 +20,7 @@ def forecast(rate: float, deviation: float = 0.0) -> Forecast:
     return Forecast(rate, deviation, (rate, rate, 0.0, 0.0))
 
 
-def replicas(spec: ScalingSpec, inputs: Inputs, expected: Forecast, caution: float = 2.0) -> int | None:
+def replicas(spec: ScalingSpec, inputs: Inputs, expected: Forecast, caution: float = 4.0) -> int | None:
     return decide(spec, inputs, expected, Memory(caution=caution), 1000.0)[0].replicas
 
 
@@ -37,12 +37,22 @@ def test_workers_needed(
     case: str, work_left: float, ready: int, starting: tuple[float, ...], want: int
 ) -> None:
     inputs = Inputs(work_left, ready, starting)
-    assert replicas(SPEC, inputs, forecast(4.0, 1.5)) == want, case
+    assert replicas(SPEC, inputs, forecast(4.0, 2.5)) == want, case
 
 
 def test_surplus_is_what_cannot_be_done_within_the_lead() -> None:
     assert surplus(SPEC, Inputs(300.0, 5), forecast(4.0)) == 165.0
     assert surplus(SPEC, Inputs(0.0, 5), forecast(4.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("start", "wait", "want"), [(57.0, 30.0, 7), (57.0, 60.0, 5), (57.0, 90.0, 5), (237.0, 30.0, 12)]
+)
+def test_headroom_is_for_what_arrives_before_new_workers_can_begin_it(
+    start: float, wait: float, want: int
+) -> None:
+    spec = ScalingSpec(target_utilization=0.8, start_seconds=start, load_seconds=3, wait_seconds=wait)
+    assert replicas(spec, Inputs(0.0, 5), forecast(4.0, 2.5)) == want
 
 
 @pytest.mark.parametrize(
@@ -85,10 +95,10 @@ def test_behavior_that_holds_a_burst_back_is_named() -> None:
 
 
 def test_caution_rises_with_each_late_request_and_falls_slowly() -> None:
-    assert learned(SPEC, 3.0, Inputs(0.0, 1, started=25, late=1)) == pytest.approx(3.075)
+    assert learned(SPEC, 3.0, Inputs(0.0, 1, started=25, late=1)) == pytest.approx(3.0375)
     assert learned(SPEC, 3.0, Inputs(0.0, 1, started=100, late=1)) == pytest.approx(3.0)
     assert learned(SPEC, 0.0, Inputs(0.0, 1, started=100)) == 0.0
-    assert learned(SPEC, 3.9, Inputs(0.0, 1, started=100, late=100)) == scaling.CAUTION_MOST
+    assert learned(SPEC, 5.9, Inputs(0.0, 1, started=100, late=100)) == scaling.CAUTION_MOST
 
 
 def test_a_pool_that_may_goes_to_zero_and_comes_back_with_the_first_request() -> None:
