@@ -68,7 +68,7 @@ class ScalingRules(ApiModel):
     stabilization_window_seconds: Int32 | None = Field(
         default=None,
         description="A change is made only as far as it was wanted all through the last so many seconds. Absent: 0 up, "
-        "120 down.",
+        "60 down.",
         ge=0,
         le=3600,
     )
