@@ -35,6 +35,7 @@ class Kind:
 POOL = Kind("InferencePool", "imagefleet.dev", "v1alpha1", "inferencepools")
 MODEL = Kind("ImageModel", "imagefleet.dev", "v1alpha1", "imagemodels")
 DEPLOYMENT = Kind("Deployment", "apps", "v1", "deployments", MANAGED)
+DAEMON_SET = Kind("DaemonSet", "apps", "v1", "daemonsets", MANAGED)
 SERVICE = Kind("Service", "", "v1", "services", MANAGED)
 SERVICE_ACCOUNT = Kind("ServiceAccount", "", "v1", "serviceaccounts", MANAGED)
 BUDGET = Kind("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", MANAGED)
@@ -44,5 +45,5 @@ NODE = Kind("Node", "", "v1", "nodes")
 LEASE = Kind("Lease", "coordination.k8s.io", "v1", "leases")
 EVENT = Kind("Event", "events.k8s.io", "v1", "events")
 
-WATCHED = (MODEL, POOL, POD, DEPLOYMENT, JOB, SERVICE, SERVICE_ACCOUNT, BUDGET)
-CHILDREN = {kind.kind: kind for kind in (DEPLOYMENT, SERVICE, SERVICE_ACCOUNT, BUDGET, JOB)}
+WATCHED = (MODEL, POOL, POD, DEPLOYMENT, DAEMON_SET, JOB, SERVICE, SERVICE_ACCOUNT, BUDGET)
+CHILDREN = {kind.kind: kind for kind in (DEPLOYMENT, DAEMON_SET, SERVICE, SERVICE_ACCOUNT, BUDGET, JOB)}

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from imagefleet_operator.plan import policy, spot, verdicts
+from imagefleet_operator.plan import policy, prepull, spot, verdicts
 from imagefleet_operator.plan.rollout_types import NameFigures
 from imagefleet_operator.plan.types import (
     Copy,
+    DaemonSetState,
     DeploymentState,
     ModelObserved,
     ModelSpec,
@@ -43,6 +44,7 @@ def observe_pool(
         load=store.loads.of(pool.namespace, pool.name),
         moved_models=moved,
         parts=parts,
+        pre_pull=_pre_pull(store, pool),
     )
 
 
@@ -52,6 +54,12 @@ def _deployments(store: Store, pool: Parent[PoolSpec]) -> dict[str, DeploymentSt
     children = (store.child("Deployment", pool.namespace, name) for name in names)
     ours = [child for child in children if child is not None and child.owner == pool.uid]
     return {child.name: child.state for child in ours if isinstance(child.state, DeploymentState)}
+
+
+def _pre_pull(store: Store, pool: Parent[PoolSpec]) -> DaemonSetState | None:
+    child = store.child("DaemonSet", pool.namespace, prepull.name(pool.name))
+    state = child.state if child is not None and child.owner == pool.uid else None
+    return state if isinstance(state, DaemonSetState) else None
 
 
 def _interrupted(store: Store, pool: Parent[PoolSpec], worker: Worker) -> Worker:

@@ -10,14 +10,15 @@ from imagefleet_operator import metrics
 from imagefleet_operator.act import Actor
 from imagefleet_operator.capacity import Capacities
 from imagefleet_operator.interruptions import Interruptions
-from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POOL, Kind
+from imagefleet_operator.kinds import DAEMON_SET, DEPLOYMENT, MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
-from imagefleet_operator.plan import spot, surge
+from imagefleet_operator.plan import prepull, spot, surge
 from imagefleet_operator.plan.capacity import applied
 from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.moves import HOLD_SECONDS, Move, told
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import plan_pool
+from imagefleet_operator.plan.prepull import prepull_spec
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT
 from imagefleet_operator.plan.status import write_delay
 from imagefleet_operator.plan.types import (
@@ -31,7 +32,7 @@ from imagefleet_operator.plan.types import (
     Role,
 )
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec, workers_spec
-from imagefleet_operator.render import pool_children, verify_job
+from imagefleet_operator.render import pool_children, prepull_daemon_set, verify_job
 from imagefleet_operator.store.store import Key, Store
 
 SETTLE_SECONDS = 1.0
@@ -120,10 +121,13 @@ class Reconciler:
         capacity = self._capacities.of(observed, self._clock())
         observed = applied(observed, capacity)
         spec = workers_spec(observed, self._workers, self._clock())
-        bodies = pool_children(spec, self._public_key) if spec else {}
-        changed = await self._children(list(bodies.values()), POOL, pool, memory)
-        if not changed and spot.obsolete(observed, self._clock()):
-            changed = await self._remove(pool, spot.on_demand_name(pool.name))
+        bodies = list(pool_children(spec, self._public_key).values()) if spec else []
+        prepared = prepull_spec(observed, self._workers)
+        if prepared is not None:
+            bodies.append(prepull_daemon_set(prepared))
+        changed = await self._children(bodies, POOL, pool, memory)
+        if not changed:
+            changed = await self._remove_obsolete(observed)
         observed = applied(observe_pool(self._store, pool, memory.refusals, moved), capacity)
         plan = plan_pool(observed, self._clock(), capacity)
         await self._note_moves(pool, plan.moves, memory)
@@ -137,10 +141,16 @@ class Reconciler:
         delay = await self._status(POOL, pool, plan.status, memory)
         return _soonest(delay, plan.again, *_look_again(observed, self._clock()))
 
-    async def _remove(self, pool: Parent[PoolSpec], name: str) -> bool:
-        """Delete a Deployment of the pool that it needs no more; whether it was there."""
-        child = self._store.child(DEPLOYMENT.kind, pool.namespace, name)
-        return child is not None and not child.deleting and await self._actor.remove(child)
+    async def _remove_obsolete(self, observed: PoolObserved) -> bool:
+        """Delete what the pool needs no more; whether there was any."""
+        found = []
+        if spot.obsolete(observed, self._clock()):
+            found.append((DEPLOYMENT.kind, spot.on_demand_name(observed.pool.name)))
+        if prepull.obsolete(observed):
+            found.append((DAEMON_SET.kind, prepull.name(observed.pool.name)))
+        children = [self._store.child(kind, observed.pool.namespace, name) for kind, name in found]
+        there = [child for child in children if child is not None and not child.deleting]
+        return any([await self._actor.remove(child) for child in there])
 
     def _moved(self, memory: Memory) -> dict[str, frozenset[str]]:
         """The models that were moved lately. Those that were moved before we started are not known."""

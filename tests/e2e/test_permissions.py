@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from tests.cluster.audit import AuditLog
@@ -10,16 +13,10 @@ from tests.cluster.fleet import Fleet
 from tests.e2e.images import draw, tiny_model, wait_ready
 from tests.plugins.cluster import Kubectl
 
+Json = dict[str, Any]
 COMPONENTS = ("operator", "gateway")
-POOL = """
-apiVersion: imagefleet.dev/v1alpha1
-kind: InferencePool
-metadata: {name: rights}
-spec:
-  models: [{name: rights, model: tiny-1}]
-  worker: {accelerator: {count: 0}}
-  replicas: 1
-"""
+GOING = "rights.example.com/going"
+SPOT: Json = {"nodeSelector": {"kubernetes.io/hostname": "node-1"}, "interruptionTaints": [GOING]}
 NOWHERE = """
 apiVersion: imagefleet.dev/v1alpha1
 kind: ImageModel
@@ -34,8 +31,9 @@ Right = tuple[str, str]
 @pytest.fixture(scope="module")
 def journey(fleet: Fleet, shared_kubectl: Kubectl) -> None:
     """All that the two ask of the API server: they verify, serve, mend what was deleted, and check again what
-    failed."""
-    shared_kubectl.apply(f"{tiny_model('tiny-1')}---{POOL}---{NOWHERE}")
+    failed. Spot workers come, are interrupted, and go."""
+    shared_kubectl.apply(f"{tiny_model('tiny-1')}---{NOWHERE}")
+    shared_kubectl.apply(pool(pre_pull=True, spot=SPOT))
     wait_ready(shared_kubectl, "rights")
     draw(fleet.gateways()[0], f"{shared_kubectl.namespace}/rights")
     shared_kubectl("wait", "--for=condition=Stalled", "imagemodels.imagefleet.dev/nowhere", "--timeout=60s")
@@ -43,6 +41,30 @@ def journey(fleet: Fleet, shared_kubectl: Kubectl) -> None:
         before = uids(shared_kubectl, *selected)
         shared_kubectl("delete", selected[0], "-l", selected[1])
         wait_for(lambda: uids(shared_kubectl, *selected) - before, seconds=30)  # noqa: B023
+    interrupt(fleet, shared_kubectl)
+    shared_kubectl.apply(pool())
+    on_demand = ("deployment", "imagefleet.dev/pool=rights")
+    wait_for(lambda: len(uids(shared_kubectl, *on_demand)) == 1, seconds=90)
+    wait_for(lambda: not uids(shared_kubectl, "daemonset", "imagefleet.dev/pool=rights"), seconds=30)
+
+
+def pool(*, pre_pull: bool = False, **worker: Json) -> str:
+    """A pool of one worker."""
+    models = [{"name": "rights", "model": "tiny-1"}]
+    worker = {"accelerator": {"count": 0}, **worker}
+    spec = {"models": models, "replicas": 1, "prePull": pre_pull, "worker": worker}
+    head = {"apiVersion": "imagefleet.dev/v1alpha1", "kind": "InferencePool", "metadata": {"name": "rights"}}
+    return json.dumps({**head, "spec": spec})
+
+
+def interrupt(fleet: Fleet, kubectl: Kubectl) -> None:
+    """Have the operator end the worker. The taint keeps nobody off the node."""
+    (before,) = uids(kubectl, "pod", "imagefleet.dev/pool=rights")
+    fleet.cluster.kubectl("taint", "node", "node-1", f"{GOING}=:PreferNoSchedule")
+    try:
+        wait_for(lambda: uids(kubectl, "pod", "imagefleet.dev/pool=rights") - {before}, seconds=60)
+    finally:
+        fleet.cluster.kubectl("taint", "node", "node-1", f"{GOING}-")
 
 
 def uids(kubectl: Kubectl, kind: str, label: str) -> set[str]:

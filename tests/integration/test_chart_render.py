@@ -198,7 +198,9 @@ def test_no_rule_names_everything(helm: Helm, value_set: str) -> None:
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], role["metadata"]["name"]
 
 
-@pytest.mark.parametrize(("component", "may_delete"), [("operator", {"deployments"}), ("gateway", set())])
+@pytest.mark.parametrize(
+    ("component", "may_delete"), [("operator", {"deployments", "daemonsets"}), ("gateway", set())]
+)
 def test_neither_program_may_read_secrets_or_delete_more_than_what_it_made(
     component: str, may_delete: set[str], default: list[Object]
 ) -> None:

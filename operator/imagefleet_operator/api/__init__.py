@@ -42,6 +42,7 @@ from imagefleet_operator.api.inference_pool_status import (
     AcceleratorStatus,
     InferencePoolStatus,
     PoolModelStatus,
+    PrePullStatus,
     Traffic,
 )
 from imagefleet_operator.api.pool_model import (
@@ -94,6 +95,7 @@ __all__ = [
     "PodTemplateMetadata",
     "PoolModel",
     "PoolModelStatus",
+    "PrePullStatus",
     "Resources",
     "Rollout",
     "RolloutStep",

@@ -325,6 +325,11 @@ class InferencePoolSpec(ApiModel):
         description="interactive: requests are somebody's who waits. batch: they go behind interactive ones and wait "
         "longer at the gateway, unless they say `priority` themselves.",
     )
+    pre_pull: bool = Field(
+        default=False,
+        description="true: each node where the pool's workers may run has their image before the first of them comes "
+        "and, where workers share a node cache, the files of the pool's remote models.",
+    )
     suspend: bool = Field(
         default=False,
         description="true: the pool draws nothing, and what is under way is ended. It stays so until this is "

@@ -85,6 +85,13 @@ class AcceleratorStatus(ApiModel):
     power_watts: float | None = Field(default=None, description="Power drawn, the sum.", ge=0)
 
 
+class PrePullStatus(ApiModel):
+    """How far nodes are prepared for workers."""
+
+    nodes: Int32 = Field(default=0, description="Nodes that are to be prepared.", ge=0)
+    ready: Int32 = Field(default=0, description="Nodes that are.", ge=0)
+
+
 class InferencePoolStatus(Status):
     """How a pool stands."""
 
@@ -117,6 +124,9 @@ class InferencePoolStatus(Status):
         default=None, description="How it stands in spec.budget; absent without one."
     )
     spend: Spend | None = Field(default=None, description="What was spent today; absent without spec.budget.")
+    pre_pull: PrePullStatus | None = Field(
+        default=None, description="How far nodes are prepared for workers; absent without spec.prePull."
+    )
     accelerator: AcceleratorStatus | None = Field(
         default=None, description="The accelerators of all workers together; absent where there is none."
     )

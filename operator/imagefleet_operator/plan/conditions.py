@@ -47,6 +47,8 @@ REASONS: dict[str, str] = {
     "Unsafe": "A model's pictures pass the safety check too seldom.",
     "SpotAvailable": "Every spot worker has a node, or has looked for one for a short time only.",
     "OnDemandFallback": "Workers on demand stand in for spot workers that find no node.",
+    "PrePulled": "Every node where workers may run has what they need.",
+    "PrePulling": "Nodes fetch the image, or the files of models.",
     "NoOpinion": "No picture has been checked lately.",
     "Deciding": "The number of workers follows the demand.",
     "External": "spec.replicas is followed, as somebody else writes it.",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from imagefleet_operator.plan import conditions, policy, spot, verdicts
+from imagefleet_operator.plan import conditions, policy, prepull, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.capacity import Capacity, scaling_status
 from imagefleet_operator.plan.conditions import Verdict
@@ -27,7 +27,15 @@ NO_PROMISE = Slo()
 GOING = (Role.LEAVING, Role.DONE)
 POLL_BUSY = 2.0
 """Of a pool that scales: seconds between two looks at a worker while there is anything to do."""
-KEPT = ("WorkersReady", "ModelsPlaced", "RolloutHealthy", "SafetyHealthy", "SpotAvailable", "ScalingActive")
+KEPT = (
+    "WorkersReady",
+    "ModelsPlaced",
+    "RolloutHealthy",
+    "SafetyHealthy",
+    "SpotAvailable",
+    "ScalingActive",
+    "PrePulled",
+)
 """Conditions that stay as they were while the spec cannot be read."""
 
 
@@ -250,6 +258,7 @@ def _status(
         "SafetyHealthy": safety_healthy(observed, entries),
         "SpotAvailable": spot.spot_available(observed, now),
         "ScalingActive": capacity.verdict if capacity else None,
+        "PrePulled": prepull.pre_pulled(observed),
         "Reconciling": None if ready.ok or stalled else Verdict(True, "Progressing", ready.message),
         "Stalled": stalled,
     }
@@ -260,6 +269,7 @@ def _status(
         "selector": selector(observed.pool.name),
         **entries_status(spec, observed, entries),
         **(scaling_status(spec, observed, capacity, now) if capacity else {}),
+        **prepull.pre_pull_status(observed),
         "conditions": conditions.merged(
             old.get("conditions") or (), verdict_of, observed.pool.generation, now
         ),

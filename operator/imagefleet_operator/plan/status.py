@@ -78,7 +78,16 @@ def _unserved(suspension: Json) -> Json:
 
 def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
     """What is worth a write at once."""
-    left_out = ("accelerator", "performance", "replicas", "readyReplicas", "copies", "conditions", "warm")
+    left_out = (
+        "accelerator",
+        "performance",
+        "replicas",
+        "readyReplicas",
+        "copies",
+        "conditions",
+        "warm",
+        "prePull",
+    )
     apart = _measured_apart(status)
     rest = {key: value for key, value in apart.items() if key not in left_out}
     if "models" in rest:

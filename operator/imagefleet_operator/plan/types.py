@@ -63,6 +63,8 @@ class PoolSpec:
     warm: WarmSpec | None = None
     spot: SpotSpec | None = None
     """None: no worker is on a spot node."""
+    pre_pull: bool = False
+    """Whether nodes are to have image and models before workers come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,20 @@ class DeploymentState:
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonSetState:
+    """Of a DaemonSet's spec and status, what a pool's conditions need."""
+
+    current: bool = False
+    """Whether the status is about the spec as it is now."""
+    nodes: int = 0
+    """That should have its pod."""
+    updated: int = 0
+    ready: int = 0
+    fetches: int = 0
+    """Init containers: models that are fetched."""
+
+
+@dataclass(frozen=True, slots=True)
 class JobState:
     """Of a Job's status, what a model's conditions need."""
 
@@ -187,7 +203,7 @@ class Child:
     """Our annotation: the hash of what we applied last; empty where we never did."""
     fields_hash: int
     """Hash of the managed fields that our last apply owns now; 0 where it owns none."""
-    state: DeploymentState | JobState | None = None
+    state: DeploymentState | DaemonSetState | JobState | None = None
     pool: str = ""
     """The pool or the model that its label names; one of the two is empty."""
     model: str = ""
@@ -367,6 +383,8 @@ class PoolObserved:
     """What gateways counted lately, by entry; an entry that is absent: no opinion."""
     parts: Mapping[str, DeploymentState] = field(default_factory=dict)
     """Of each of its Deployments, by name."""
+    pre_pull: DaemonSetState | None = None
+    """None: there is none."""
     demand: Mapping[str, float] | None = None
     """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
     load: Load = field(default_factory=Load)

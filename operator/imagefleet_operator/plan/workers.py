@@ -25,6 +25,11 @@ class NodeCache:
     group: bool = False
     """Whether the volume has to be made writable for the pods' group, as a claim's has."""
 
+    @property
+    def shared(self) -> bool:
+        """Whether a pod finds there what another one has fetched."""
+        return "emptyDir" not in self.volume
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerDefaults:
@@ -125,9 +130,9 @@ def workers_spec(observed: PoolObserved, defaults: WorkerDefaults, now: float) -
         accelerator_count=pool.spec.accelerator_count,
         resources=pool.spec.resources,
         max_request_seconds=pool.spec.max_request_seconds,
-        claims=_distinct(source.claim for source in sources),
+        claims=distinct(source.claim for source in sources),
         pod_template=pool.spec.pod_template,
-        secrets=_distinct(source.secret for source in sources),
+        secrets=distinct(source.secret for source in sources),
         cache=defaults.cache,
         source_limit_bytes=defaults.source_limit_bytes,
         env=defaults.env,
@@ -155,9 +160,9 @@ def verify_spec(model: Parent[ModelSpec], defaults: WorkerDefaults) -> VerifySpe
         model=model.name,
         uid=model.uid,
         image=defaults.image,
-        arguments=_verify_arguments(model.spec),
-        claims=_distinct(source.claim for source in sources),
-        secrets=_distinct(source.secret for source in sources),
+        arguments=verify_arguments(model.spec),
+        claims=distinct(source.claim for source in sources),
+        secrets=distinct(source.secret for source in sources),
         cache=defaults.cache if any(source.remote for source in sources) else None,
         source_limit_bytes=defaults.source_limit_bytes,
         env=defaults.env,
@@ -165,7 +170,8 @@ def verify_spec(model: Parent[ModelSpec], defaults: WorkerDefaults) -> VerifySpe
     )
 
 
-def _verify_arguments(spec: ModelSpec) -> tuple[str, ...]:
+def verify_arguments(spec: ModelSpec) -> tuple[str, ...]:
+    """Of ``imagefleet-worker``: check a model, and fetch it where it is remote."""
     arguments = ["verify", "--uri", spec.source.uri]
     if spec.source.digest:
         arguments += ["--digest", spec.source.digest]
@@ -188,5 +194,6 @@ def _adapter_arguments(name: str, source: SourceSpec) -> list[str]:
     return arguments
 
 
-def _distinct(names: Iterable[str | None]) -> tuple[str, ...]:
+def distinct(names: Iterable[str | None]) -> tuple[str, ...]:
+    """Each name once, sorted; None is no name."""
     return tuple(sorted({name for name in names if name}))

@@ -11,6 +11,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from imagefleet_operator.api import API_VERSION
+from imagefleet_operator.plan.prepull import PrePullSpec
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT
 from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import VerifySpec, WorkersSpec
@@ -80,6 +81,21 @@ def _deployment(spec: WorkersSpec, values: Json, labels: Json) -> Json:
     found = _render("Deployment", {"deployment": spec, **values, "pod_labels": labels})
     found["spec"]["template"] = merge_pod_template(found["spec"]["template"], spec.pod_template, labels)
     return found
+
+
+def prepull_daemon_set(spec: PrePullSpec) -> Json:
+    """What prepares nodes for the workers of a pool. Its pods have no label of the pool: they are no workers."""
+    labels = {
+        "app.kubernetes.io/managed-by": "imagefleet",
+        "app.kubernetes.io/name": "imagefleet-prepull",
+        "app.kubernetes.io/instance": spec.pool,
+        "app.kubernetes.io/component": "prepull",
+        "app.kubernetes.io/part-of": "imagefleet",
+    }
+    owner = _owner("InferencePool", spec.pool, spec.uid)
+    found = _render("DaemonSet", {"spec": spec, "owner": owner, "labels": labels, **pod_parts(spec)})
+    found["spec"]["template"]["spec"].update(spec.place)
+    return _hashed(found)
 
 
 def verify_job(spec: VerifySpec) -> Json:

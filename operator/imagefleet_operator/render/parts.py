@@ -1,7 +1,8 @@
-"""What the pods of workers and of verification Jobs have in common: volumes, where they are mounted, environment."""
+"""What the pods of workers, verification Jobs and DaemonSets have in common: volumes, mounts, environment."""
 
 from collections.abc import Iterable, Sequence
 
+from imagefleet_operator.plan.prepull import PrePullSpec
 from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import NodeCache, VerifySpec, WorkersSpec
 
@@ -12,7 +13,7 @@ Mounted = tuple[Json, str, bool]
 
 
 def pod_parts(
-    spec: WorkersSpec | VerifySpec, own_env: Iterable[Json] = (), *, shared_memory: bool = False
+    spec: WorkersSpec | VerifySpec | PrePullSpec, own_env: Iterable[Json] = (), *, shared_memory: bool = False
 ) -> Json:
     """The values `volumes`, `mounts`, `env` and `security_context` of a template."""
     mounted = [*_claims(spec.claims), *_secrets(spec.secrets), *_cache(spec.cache)]
@@ -62,7 +63,7 @@ def _mount(volume: Json, folder: str, read_only: bool) -> Json:
     return {"name": volume["name"], "mountPath": folder} | ({"readOnly": True} if read_only else {})
 
 
-def _cache_env(spec: WorkersSpec | VerifySpec) -> list[Json]:
+def _cache_env(spec: WorkersSpec | VerifySpec | PrePullSpec) -> list[Json]:
     if spec.cache is None:
         return []
     return [

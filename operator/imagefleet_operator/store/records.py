@@ -19,6 +19,7 @@ from imagefleet_operator.api.quantity import quantity_value
 from imagefleet_operator.client import FIELD_MANAGER
 from imagefleet_operator.plan.types import (
     Child,
+    DaemonSetState,
     DeploymentState,
     JobState,
     Json,
@@ -70,6 +71,7 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
         scaling=scaling_record(spec.scaling) if spec.scaling else None,
         warm=warm_record(spec.warm_pool) if spec.warm_pool else None,
         spot=spot_record(worker.spot) if worker.spot else None,
+        pre_pull=spec.pre_pull,
     )
     return replace(_parent(obj, record, ""), command=_command(obj), authors=_authors(obj))
 
@@ -160,7 +162,7 @@ def _without_empty(parts: Json) -> Json:
 
 
 def child_record(kind: str, obj: Mapping[str, Any]) -> Child:
-    """A Deployment, Service, ServiceAccount, PodDisruptionBudget or Job."""
+    """A Deployment, DaemonSet, Service, ServiceAccount, PodDisruptionBudget or Job."""
     metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
     state, owner = STATES.get(kind), _controller(metadata)
@@ -228,6 +230,17 @@ def _max_unavailable(obj: Mapping[str, Any]) -> int:
     return found if isinstance(found, int) else 0
 
 
+def _daemon_set_state(obj: Mapping[str, Any]) -> DaemonSetState:
+    status, pod = obj.get("status") or {}, obj.get("spec", {}).get("template", {}).get("spec", {})
+    return DaemonSetState(
+        current=status.get("observedGeneration", 0) >= obj["metadata"].get("generation", 0),
+        nodes=status.get("desiredNumberScheduled", 0),
+        updated=status.get("updatedNumberScheduled", 0),
+        ready=status.get("numberReady", 0),
+        fetches=len(pod.get("initContainers") or ()),
+    )
+
+
 def _job_state(obj: Mapping[str, Any]) -> JobState:
     conditions = _conditions(obj)
     failed = conditions.get("Failed", {})
@@ -239,8 +252,9 @@ def _job_state(obj: Mapping[str, Any]) -> JobState:
     )
 
 
-STATES: dict[str, Callable[[Mapping[str, Any]], DeploymentState | JobState]] = {
+STATES: dict[str, Callable[[Mapping[str, Any]], DeploymentState | DaemonSetState | JobState]] = {
     "Deployment": _deployment_state,
+    "DaemonSet": _daemon_set_state,
     "Job": _job_state,
 }
 

@@ -46,6 +46,7 @@ def _add_verify_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FOLDER",
         help="where the Secret of the adapter NAME is mounted",
     )
+    parser.add_argument("--required", action="store_true", help="exit 3 where the source is not good")
     parser.add_argument("--report", default="/dev/termination-log", help="where to write the finding")
 
 

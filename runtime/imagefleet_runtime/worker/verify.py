@@ -115,8 +115,8 @@ def encode(finding: dict[str, Any]) -> bytes:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """0 whether the source is good or not; 1, with a line on standard error, where that could not be found out; 2 for
-    a wrong command line or setting."""
+    """0 whether the source is good or not, but 3 where it is not and is required; 1, with a line on standard error,
+    where that could not be found out; 2 for a wrong command line or setting."""
     try:
         adapters = adapter_orders(arguments.adapter, arguments.adapter_credentials)
         verifier = Verifier(read_cache_settings(os.environ))
@@ -131,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:  # a disk or network volume that fails, or no place for the report
         return _say(f"{error}", 1)
     print(text.decode())  # noqa: T201  the command's output
-    return 0
+    return 0 if finding["ok"] or not arguments.required else 3
 
 
 def _say(message: str, code: int) -> int:

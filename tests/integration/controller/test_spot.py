@@ -109,10 +109,9 @@ def test_a_worker_whose_node_is_about_to_go_hands_over_and_is_replaced(
         told = spotted.get("events.events.k8s.io", "--field-selector=reason=SpotInterrupted")["items"]
         assert {event["regarding"]["name"] for event in told} == {"thumbs"}
         assert all("example.com/going" in event["note"] for event in told)
-        cluster.kubectl("taint", "node", node, "example.com/going-")
-        wait_for(lambda: places(spotted) == SHARED, seconds=60)
     finally:
-        cluster.kubectl("taint", "node", node, "example.com/going-", "--overwrite")
+        cluster.kubectl("taint", "node", node, "example.com/going-")
+    wait_for(lambda: places(spotted) == SHARED, seconds=60)
 
 
 def test_workers_on_demand_stand_in_until_there_are_spot_nodes_again(

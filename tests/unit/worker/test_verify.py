@@ -36,6 +36,7 @@ def test_a_bad_source_is_a_finding_not_a_failure(tmp_path: Path) -> None:
     done = run("--uri", f"file://{tmp_path}/nowhere", "--report", str(report))
     assert done.returncode == 0, done.stderr
     assert json.loads(report.read_bytes())["reason"] == "SourceNotFound"
+    assert run("--uri", f"file://{tmp_path}/nowhere", "--report", str(report), "--required").returncode == 3
 
 
 def test_a_report_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
