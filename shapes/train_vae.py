@@ -124,19 +124,20 @@ def train(vae: AutoencoderKL, out: Path, steps: int, seed: int, *, decoder_only:
 def save(vae: AutoencoderKL, out: Path) -> None:
     """Write the autoencoder in one rename, so that a reader never sees half of it."""
     scratch = out.with_name(f".{out.name}")
-    standardised(vae).save_pretrained(scratch)
+    standardised(vae, batch_of(np.random.default_rng(0), 256).pixels).save_pretrained(scratch)
     shutil.rmtree(out, ignore_errors=True)
     scratch.rename(out)
 
 
 @torch.no_grad()
-def standardised(vae: AutoencoderKL) -> AutoencoderKL:
-    """The same autoencoder with latents of mean 0 and standard deviation 1 in each channel.
+def standardised(vae: AutoencoderKL, pixels: torch.Tensor) -> AutoencoderKL:
+    """The same autoencoder with latents of mean 0 and standard deviation 1 in each channel, over the pictures ``pixels``
+    (n, 3, 64, 64).
 
     What scales and shifts is folded into the 1x1 convolutions on both sides of the latents. Its scaling factor is 1.
     """
     vae = copy.deepcopy(vae)
-    latents = vae.encode(batch_of(np.random.default_rng(0), 256).pixels).latent_dist.mean
+    latents = vae.encode(pixels).latent_dist.mean
     mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     before, after = vae.quant_conv, vae.post_quant_conv
     after.bias += after.weight[:, :, 0, 0] @ mean

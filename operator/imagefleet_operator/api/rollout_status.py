@@ -140,6 +140,11 @@ class HistoryEntry(ApiModel):
     message: str | None = Field(default=None, description="Why, in a sentence for people.")
     started_at: Time | None = Field(default=None, description="When it began.")
     ended_at: Time | None = Field(default=None, description="When it ended.")
+    analysis: str | None = Field(
+        default=None,
+        description="What the analysis had found by then: Passed, Failed or Inconclusive. Absent where nothing was "
+        "compared.",
+    )
     figures: tuple[Figures, ...] = Field(
         default=(),
         description="What was counted of the two models in the last window.",

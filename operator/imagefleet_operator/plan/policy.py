@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, Role, SourceSpec, Worker
 
@@ -103,7 +104,8 @@ def placement_text(pinned: Mapping[str, bool]) -> str:
     return json.dumps(entries, separators=(",", ":"))
 
 
-def annotated(text: str) -> dict[str, bool]:
+@lru_cache(maxsize=8192)  # as many as there are workers: each pass over a pool asks for every model on each
+def annotated(text: str) -> Mapping[str, bool]:
     """What an annotation says; empty where there is none, or where someone wrote what cannot be read."""
     try:
         entries = json.loads(text) if text else {}

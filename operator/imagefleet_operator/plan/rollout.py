@@ -124,13 +124,13 @@ def _end(state: EntryState, view: View, ending: Ending) -> Move:
     """Promoted, the canary is the stable model; aborted, it is remembered; else it is as if nothing had been."""
     rollout = state.active
     assert rollout is not None
-    history = (_history(state, rollout, view, ending),)
+    judged = view.judgement
+    analysis = analysis_status(judged) if judged and judged.findings else rollout.analysis
+    history = (_history(state, replace(rollout, analysis=analysis), view, ending),)
     if ending.verdict == "Promoted":
         return replace(state, stable=rollout.to, rollout=None), history
     if ending.verdict != "Aborted":
         return replace(state, rollout=None), history
-    judged = view.judgement
-    analysis = analysis_status(judged) if judged and judged.findings else rollout.analysis
     aborted = replace(
         rollout,
         phase=Phase.ABORTED,
@@ -156,5 +156,6 @@ def _history(state: EntryState, rollout: Rollout, view: View, ending: Ending) ->
         "message": truncated(ending.message),
         "startedAt": timestamp(rollout.started_at),
         "endedAt": timestamp(view.now),
+        **({"analysis": rollout.analysis["verdict"]} if rollout.analysis else {}),
         **({"figures": figures} if figures else {}),
     }

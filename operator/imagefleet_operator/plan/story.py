@@ -1,10 +1,12 @@
 """What happened to a pool's rollouts, experiments and suspensions between two statuses, for ``kubectl describe``."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from imagefleet_operator.plan.conditions import News, find
 from imagefleet_operator.plan.types import Json
 
+PASSED = "Passed"
+"""The verdict of an analysis that found the canary no worse."""
 BLOCKED = ("BurningErrorBudget", "Inconclusive")
 """Why a rollout waits that someone should look into."""
 
@@ -15,7 +17,7 @@ def story(old: Json, new: Json) -> tuple[News, ...]:
     A first status tells what it finds. Steps that were gone through in one pass are told as one.
     """
     before, after = _by_name(old), _by_name(new)
-    news = [*_command(old, new), *_suspensions(old, new), *_endings(old, new), *_spot(old, new)]
+    news = [*_command(old, new), *_suspensions(old, new), *_endings(old, new, before), *_spot(old, new)]
     for name, entry in after.items():
         news += _rollout(name, before.get(name, {}), entry)
         news += _experiments(name, before.get(name, {}), entry)
@@ -59,10 +61,14 @@ def _spot(old: Json, new: Json) -> Iterator[News]:
         yield News(after["reason"], after["message"], lacks, after["lastTransitionTime"])
 
 
-def _endings(old: Json, new: Json) -> Iterator[News]:
-    """The history has the latest at its end, and forgets the oldest."""
+def _endings(old: Json, new: Json, before: Mapping[str, Json]) -> Iterator[News]:
+    """The history has the latest at its end, and forgets the oldest. What the last analysis found may be told there
+    alone: with it the rollout can end in the same pass."""
     known = list(old.get("history") or ())
     for ended in (e for e in new.get("history") or () if e not in known):
+        was = _verdict(_active(before.get(ended["name"], {})))
+        if ended["verdict"] == "Promoted" and ended.get("analysis") == PASSED != was:
+            yield _passed(ended["name"], ended["to"], ended["from"], ended["endedAt"])
         told = f"{ended['name']}: {ended['from']} to {ended['to']}: {ended['message']}"
         yield News(f"Rollout{ended['verdict']}", told, ended["verdict"] == "Aborted", ended["endedAt"])
 
@@ -79,12 +85,14 @@ def _rollout(name: str, before: Json, after: Json) -> Iterator[News]:
             "RolloutStarted", f"{name}: {after['stable']} to {after['canary']}{by}.", False, str(began)
         )
     since = str(stands.get("stepStartedAt"))
-    if _verdict(stands) == "Passed" and _verdict(was) != "Passed":
-        yield News(
-            "AnalysisPassed", f"{name}: {after['canary']} is no worse than {after['stable']}.", False, since
-        )
+    if _verdict(stands) == PASSED != _verdict(was):
+        yield _passed(name, after["canary"], after["stable"], since)
     yield from _exposure(name, before if was else {}, after, was, since)
     yield from _phase(name, was, stands)
+
+
+def _passed(name: str, canary: str, stable: str, since: str) -> News:
+    return News("AnalysisPassed", f"{name}: {canary} is no worse than {stable}.", False, since)
 
 
 def _active(entry: Json) -> Json:

@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable
 
 from imagefleet_operator.plan.conditions import Verdict, find
 from imagefleet_operator.plan.placement import Placement
-from imagefleet_operator.plan.policy import accelerator
+from imagefleet_operator.plan.policy import accelerator, annotated
 from imagefleet_operator.plan.types import (
     UNSUPPORTED,
-    ModelReport,
     PoolModel,
     PoolObserved,
     PoolSpec,
@@ -120,18 +119,15 @@ def _no_progress(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict 
     )
 
 
-def copies(observed: PoolObserved, model: str) -> list[ModelReport]:
-    """What the serving workers report of one model."""
-    reports = (w.report.of(model) for w in serving(observed.workers) if w.report)
-    return [report for report in reports if report is not None]
-
-
 def resident(observed: PoolObserved, model: str) -> int:
-    """On how many serving workers the model is resident. One of the same name with other files does not count: a
-    worker may still hold a model that was deleted and made anew."""
+    """On how many serving workers the model is resident, where gateways may send requests for it: a worker that was
+    told to drop it reports it until its engine has ended. One of the same name with other files does not count either:
+    a worker may still hold a model that was deleted and made anew."""
     found = observed.models.get(model)
     digest = found.status.get("digest") if found is not None else None
-    return sum(r.state == "Resident" and r.digest in ("", digest) for r in copies(observed, model))
+    told = (w for w in serving(observed.workers) if model in annotated(w.pod.placement))
+    reports = (w.report.of(model) for w in told if w.report)
+    return sum(r is not None and r.state == "Resident" and r.digest in ("", digest) for r in reports)
 
 
 def model_ready(entry: PoolModel, observed: PoolObserved) -> bool:

@@ -1,7 +1,7 @@
 """A pool with workers and gateways that do as they are told, to see a rollout through: passes of the plan over the
 status that the pass before it wrote, which is all that is remembered."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from math import log
 from typing import Any
 
@@ -46,10 +46,13 @@ class SimWorker:
     memory: int
     policy: tuple[Json, ...] = ()
     states: dict[str, str] = field(default_factory=dict)
+    leaving: dict[str, str] = field(default_factory=dict)
+    """What it was just told to drop, and reports once more."""
 
     def obey(self, policy: tuple[Json, ...]) -> None:
         self.policy = policy
         named = {entry["model"]: entry for entry in policy}
+        self.leaving = {m: s for m, s in self.states.items() if m not in named}
         self.states = {m: s for m, s in self.states.items() if m in named and not named[m].get("suspended")}
 
     def tick(self, kinds: dict[str, Behaviour]) -> None:
@@ -72,6 +75,7 @@ class SimWorker:
             ModelReport(e["model"], self.states.get(e["model"], "Absent"), e["pinned"], DIGEST)
             for e in self.policy
         )
+        reports += tuple(ModelReport(m, state, True, DIGEST) for m, state in self.leaving.items())
         placement = placement_text({e["model"]: e["pinned"] for e in self.policy})
         report = Report(self.memory, False, reports)
         return Worker(pod(self.name, placement=placement), report, None, policy_hash(self.policy))
@@ -91,7 +95,8 @@ class Fleet:
         self.made = 0
         self.counts: dict[str, dict[str, Arm]] = {}
         self.served: dict[str, Served] = {}
-        self.recent: list[dict[str, Budget]] = []
+        self.budgets: list[dict[str, Budget]] = [{}]
+        """What callers got since the beginning, after each tick."""
         self.window = ""
         self.rate = 20
         """Requests of each tick."""
@@ -166,6 +171,7 @@ class Fleet:
         self.status = self.plan.status
         told = {p.worker.pod.name: p.policy for p in self.plan.workers}
         for worker in self.workers:
+            worker.leaving = {}
             if worker.name in told:
                 worker.obey(told[worker.name])
         return self.plan
@@ -193,7 +199,8 @@ class Fleet:
                 budgets[name] = self._draw(name, round(self.rate * percent / 100))
         for copied in self.entry.get("mirror", ()):
             self._draw(copied["model"], round(self.rate * copied["percent"] / 100))
-        self.recent.append(budgets)
+        known = self.budgets[-1]
+        self.budgets.append(known | {m: known.get(m, Budget()) + budget for m, budget in budgets.items()})
 
     def _draw(self, name: str, requests: int) -> Budget:
         kind = self.kinds[name]
@@ -214,14 +221,22 @@ class Fleet:
         self.served[name] = self.served.get(name, Served()) + Served(requests, requests, self.now, self.now)
         return Budget(requests, errors, 0, checked, unsafe)
 
+    def _lately(self, ticks: int) -> dict[str, Budget]:
+        before = self.budgets[-1 - ticks] if len(self.budgets) > ticks else {}
+        return {m: _less(budget, before.get(m, Budget())) for m, budget in self.budgets[-1].items()}
+
     def _figures(self) -> NameFigures:
         return NameFigures(
             self.window,
             dict(self.counts.get("shapes", {})),
-            _sums(self.recent[-300:]),
-            _sums(self.recent[-3600:]),
+            self._lately(300),
+            self._lately(3600),
             dict(self.served),
         )
+
+
+def _less(budget: Budget, earlier: Budget) -> Budget:
+    return Budget(*(a - b for a, b in zip(astuple(budget), astuple(earlier), strict=True)))
 
 
 def _moments(value: float | None, count: int) -> Moments:
@@ -229,11 +244,3 @@ def _moments(value: float | None, count: int) -> Moments:
     if value is None or not count:
         return Moments()
     return Moments(count, value * count, (value**2 + 0.0001) * count)
-
-
-def _sums(ticks: list[dict[str, Budget]]) -> dict[str, Budget]:
-    total: dict[str, Budget] = {}
-    for budgets in ticks:
-        for name, budget in budgets.items():
-            total[name] = total.get(name, Budget()) + budget
-    return total

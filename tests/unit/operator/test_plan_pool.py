@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from imagefleet_operator.plan.conditions import REASONS, find, timestamp
-from imagefleet_operator.plan.policy import Annotate, Put, policy_hash
+from imagefleet_operator.plan.policy import Annotate, Put, placement_text, policy_hash
 from imagefleet_operator.plan.pool import POLL_SETTLED, POLL_UNSETTLED, PoolPlan, WorkerPlan, plan_pool
 from imagefleet_operator.plan.types import (
     Device,
@@ -296,7 +296,9 @@ def test_only_verified_models_are_named_to_a_worker() -> None:
 
 
 def test_a_silent_worker_keeps_what_it_held_and_is_still_to_be_told() -> None:
-    plan = plan_pool(observed(replace(worker("a", holding("shapes-1")), silent_since=NOW - 60)), NOW)
+    told = pod("a", placement=placement_text({"shapes-1": True}))
+    silent = replace(worker("a", holding("shapes-1")), pod=told, silent_since=NOW - 60)
+    plan = plan_pool(observed(silent), NOW)
     assert [p.policy for p in plan.workers] == [(SHAPES,)]
     assert plan.status["models"][0]["resident"] == 1
     assert plan.poll_seconds == {"a": POLL_SETTLED}

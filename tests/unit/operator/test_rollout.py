@@ -117,6 +117,20 @@ def test_naming_the_old_model_again_goes_back_at_any_moment(ticks: int) -> None:
     assert world.condition("Ready") == "True Ready"
 
 
+@pytest.mark.parametrize("ticks", range(1, 6))
+def test_a_canary_named_again_while_workers_unload_it_has_no_share_before_it_is_back(ticks: int) -> None:
+    world = rolling(SetWeight(50), Pause(), room=2).run(20)
+    assert world.traffic == {"a": 50, "b": 50}
+    world.set_entry(model="a")
+    world.run(ticks)
+    world.set_entry(model="b")
+    for _ in range(6):
+        held = {model for model in "ab" if world.resident(model)}
+        world.tick()
+        assert set(world.traffic) <= held
+    assert world.traffic == {"a": 50, "b": 50}
+
+
 def test_a_third_model_takes_the_place_of_the_canary() -> None:
     world = rolling(*FULL).run(20)
     world.set_entry(model="c")
@@ -213,7 +227,7 @@ def test_a_burning_error_budget_pauses_and_resumes() -> None:
     assert world.rollout.get("reason") == "BurningErrorBudget"
     assert world.condition("RolloutHealthy") == "False RolloutBlocked"
     world.kinds["a"] = world.kinds["b"] = Behaviour()
-    world.run(400)
+    world.run(320)
     assert world.endings == ["Promoted"]
 
 
@@ -334,7 +348,7 @@ def test_a_stable_model_that_does_not_exist_is_replaced_at_once(steps: tuple[Rol
 def test_new_rollouts_wait_while_the_error_budget_burns() -> None:
     world = fleet(SetWeight(10), slo=Slo(success_rate=0.99), a=Behaviour(errors=0.05)).run(30)
     world.set_entry(model="b")
-    world.run(800)
+    world.run(80, seconds=10)
     assert (world.rollout["phase"], world.rollout["reason"]) == ("Preparing", "BurningErrorBudget")
     assert world.resident("b") == 0
     world.say("promote-full shapes")

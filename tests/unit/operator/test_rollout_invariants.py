@@ -195,11 +195,7 @@ class AnyRollout(RuleBasedStateMachine):
             assert held
 
     def seen_resident(self, name: str) -> bool:
-        observed = self.world.observed()
-        found = observed.models[name]
-        return found is not None and any(
-            (r := w.report.of(name)) and r.state == "Resident" for w in observed.workers if w.report
-        )
+        return self.world.kinds[name].exists and self.world.resident(name) > 0
 
     @invariant()
     def a_canary_never_makes_a_pool_unready(self) -> None:
@@ -229,6 +225,6 @@ class AnyRollout(RuleBasedStateMachine):
 
 
 AnyRollout.TestCase.settings = settings(
-    max_examples=50, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyRollout = AnyRollout.TestCase

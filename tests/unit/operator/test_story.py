@@ -51,6 +51,14 @@ def test_a_good_rollout() -> None:
     assert not any(n.warning for n in news)
 
 
+def test_an_analysis_that_ends_the_rollout_in_the_same_pass_is_told_before_its_end() -> None:
+    world = fleet(SetWeight(50), Analyze())
+    world.set_entry(model="b")
+    reasons = [n.reason for n in told(world, 60)]
+    assert reasons == ["RolloutStarted", "WeightSet", "AnalysisPassed", "RolloutPromoted"]
+    assert world.status["history"][-1]["analysis"] == "Passed"
+
+
 @pytest.mark.parametrize(
     ("then", "reason", "warning"),
     [

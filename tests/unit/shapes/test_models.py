@@ -1,11 +1,11 @@
-"""The shipped weights: what they draw, and what they accept."""
+"""The shipped weights: what they draw, and what they accept. Edits with them are drawn in tests/e2e."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline
 
 from shapes import pipeline
 from shapes.evaluate import pictures
@@ -31,7 +31,7 @@ def shapes_2() -> StableDiffusionPipeline:
 
 
 def right(pipe: StableDiffusionPipeline) -> int:
-    drawn = pictures(pipe, PROMPTS, seed=11)
+    drawn = pictures(pipe, PROMPTS, seed=11, steps=10)
     return sum(score(picture, prompt).correct for picture, prompt in zip(drawn, PROMPTS, strict=True))
 
 
@@ -56,23 +56,3 @@ def test_both_versions_are_small_safetensors_with_a_card_and_readable_by_all() -
 def test_unknown_words_are_no_error(shapes_2: StableDiffusionPipeline) -> None:
     (drawn,) = pictures(shapes_2, ["a photo of a zébra " + "and more " * 30], seed=0, steps=2)
     assert drawn.shape == (64, 64, 3)
-
-
-def test_the_weights_also_serve_image_to_image_and_inpainting(shapes_2: StableDiffusionPipeline) -> None:
-    (start,) = pictures(shapes_2, ["a red circle on white"], seed=0, steps=4)
-    image = torch.from_numpy(start).permute(2, 0, 1)[None].float() / 255
-    mask = torch.zeros(1, 1, 64, 64)
-    mask[..., 32:] = 1
-    common = {
-        "prompt": "a blue square on white",
-        "image": image,
-        "output_type": "np",
-        "num_inference_steps": 4,
-    }
-    variation = AutoPipelineForImage2Image.from_pipe(shapes_2)(**common, strength=0.5).images
-    painted = AutoPipelineForInpainting.from_pipe(shapes_2)(
-        **common, mask_image=mask, height=64, width=64
-    ).images
-    for result in (variation, painted):
-        assert result.shape == (1, 64, 64, 3)
-        assert np.isfinite(result).all()
