@@ -357,7 +357,7 @@ def test_a_model_that_was_found_unsupported_stays_in_the_policy() -> None:
 
 
 def test_one_accelerator_that_can_hold_a_model_is_enough_for_a_pool_that_asks_for_one_copy() -> None:
-    able = replace(worker("b"), report=ON_H200)
+    able = replace(SETTLED, pod=replace(SETTLED.pod, name="b"), report=ON_H200)
     status = plan_pool(observed(worker("a", REFUSED), able), NOW).status
     assert status["models"][0]["ready"] is True
     assert find(status, "ModelsPlaced") == condition(
