@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import kopf
 from kubernetes.aio.client.configuration import Configuration
@@ -69,9 +69,11 @@ class Leader:
             interruptions=Interruptions(events, self._interrupt),
         )
         self._queue: WorkQueue[Key] = WorkQueue(
-            "reconcile", reconciler.run, concurrency=settings.queue_workers
+            "reconcile", reconciler.run, concurrency=settings.queue_workers, lag=_lag("reconcile")
         )
-        self._call_queue: WorkQueue[Name] = WorkQueue("call", self._calls.run, concurrency=CALLS_AT_ONCE)
+        self._call_queue: WorkQueue[Name] = WorkQueue(
+            "call", self._calls.run, concurrency=CALLS_AT_ONCE, lag=_lag("call")
+        )
         self._gateways = GatewayClient()
         self._counts = Gateways(
             self._store.figures,
@@ -85,7 +87,7 @@ class Leader:
             wake=self._wake,
         )
         self._gateway_queue: WorkQueue[str] = WorkQueue(
-            "gateway", self._counts.run, concurrency=GATEWAYS_AT_ONCE
+            "gateway", self._counts.run, concurrency=GATEWAYS_AT_ONCE, lag=_lag("gateway")
         )
         self._rollouts = RolloutMetrics()
         self._relisted = asyncio.Event()
@@ -185,3 +187,7 @@ class Leader:
 
     def _call(self, pod: Name, seconds: float, wanted: Policy | None, role: Role) -> None:
         self._call_queue.add(pod, self._calls.arrange(pod, seconds, wanted, role))
+
+
+def _lag(queue: str) -> Callable[[float], None]:
+    return metrics.QUEUE_LAG.labels(queue).observe

@@ -21,6 +21,12 @@ REQUESTS = Histogram(
     ["verb", "kind", "code"],
     buckets=SECONDS,
 )
+QUEUE_LAG = Histogram(
+    "imagefleet_queue_lag_seconds",
+    "How long a key that was due waited until it was worked on.",
+    ["queue"],
+    buckets=(*SECONDS, 30, 60),
+)
 WRITES = Counter("imagefleet_operator_writes_total", "Writes to the API server.", ["verb", "kind"])
 POLL_FAILURES = Counter(
     "imagefleet_operator_worker_call_failures_total",

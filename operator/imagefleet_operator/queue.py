@@ -33,8 +33,8 @@ def backoff(failures: int, jitter: float) -> float:
 class WorkQueue(Generic[K]):
     """Runs ``work(key)`` for every added key with at most ``concurrency`` at once.
 
-    ``work`` returns the seconds after which the key is due again, or None. ``clock`` and ``jitter`` are
-    parameters so that tests own them; waiting uses the event loop's own time.
+    ``work`` returns the seconds after which the key is due again, or None. ``lag`` is told how long each key that was
+    due waited. ``clock`` and ``jitter`` are parameters so that tests own them; waiting uses the event loop's own time.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class WorkQueue(Generic[K]):
         work: Callable[[K], Awaitable[float | None]],
         *,
         concurrency: int,
+        lag: Callable[[float], None] | None = None,
         clock: Callable[[], float] | None = None,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = name
         self._work = work
         self._concurrency = concurrency
+        self._lag = lag
         self._clock = clock or asyncio.get_running_loop().time
         self._jitter = jitter
         self._due: dict[K, float] = {}
@@ -112,8 +114,10 @@ class WorkQueue(Generic[K]):
 
     async def _serve(self) -> None:
         while True:
-            key = await self._next()
-            self._running[key] = self._clock()
+            key, due = await self._next()
+            self._running[key] = now = self._clock()
+            if self._lag is not None:
+                self._lag(now - due)
             try:
                 await self._run(key)
             finally:
@@ -136,20 +140,21 @@ class WorkQueue(Generic[K]):
             if again is not None:
                 self.add(key, again)
 
-    async def _next(self) -> K:
+    async def _next(self) -> tuple[K, float]:
+        """A key to work on, and when it was due."""
         while True:
-            key, wait = self._pop()
-            if key is not None:
-                return key
+            found, wait = self._pop()
+            if found is not None:
+                return found
             self._wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
 
-    def _pop(self) -> tuple[K | None, float | None]:
+    def _pop(self) -> tuple[tuple[K, float] | None, float | None]:
         """A due key that nobody works on, or how long to wait for one (None: until something happens)."""
         held = []
-        found: K | None = None
+        found: tuple[K, float] | None = None
         wait: float | None = None
         while self._heap:
             due, order, key = self._heap[0]
@@ -162,7 +167,7 @@ class WorkQueue(Generic[K]):
                 heapq.heappop(self._heap)
                 if key not in self._running:
                     del self._due[key]
-                    found = key
+                    found = key, due
                     break
                 held.append((due, order, key))
         for entry in held:

@@ -210,6 +210,18 @@ def test_a_queue_that_was_not_started_is_well() -> None:
     assert WorkQueue("test", Work(), concurrency=1, clock=Clock()).alive()
 
 
+async def test_how_long_a_due_key_waited_is_told() -> None:
+    work, clock, waited = Work(), Clock(), list[float]()
+    queue: WorkQueue[str] = WorkQueue("test", work, concurrency=1, clock=clock, lag=waited.append)
+    queue.add("a", 2)
+    queue.add("b", 5)
+    clock.now += 6
+    queue.start()
+    await turn()
+    assert (work.calls, waited) == (["a", "b"], [4, 1])
+    await queue.stop(0)
+
+
 async def test_stopping_lets_running_work_end_and_starts_no_more() -> None:
     work = Work()
     work.gate.clear()
