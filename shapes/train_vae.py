@@ -131,8 +131,8 @@ def save(vae: AutoencoderKL, out: Path) -> None:
 
 @torch.no_grad()
 def standardised(vae: AutoencoderKL, pixels: torch.Tensor) -> AutoencoderKL:
-    """The same autoencoder with latents of mean 0 and standard deviation 1 in each channel, over the pictures ``pixels``
-    (n, 3, 64, 64).
+    """The same autoencoder with latents of mean 0 and standard deviation 1 in each channel, over pictures
+    (``pixels``: n, 3, 64, 64).
 
     What scales and shifts is folded into the 1x1 convolutions on both sides of the latents. Its scaling factor is 1.
     """

@@ -13,6 +13,14 @@ settings.register_profile("imagefleet", deadline=None)
 settings.load_profile("imagefleet")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, a module's stay in one, and so do those of the whole fleet."""
+    for item in items:
+        module = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group("e2e" if module.startswith("tests/e2e/") else module))
+
+
 @pytest.fixture(scope="session")
 def image_mounts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The worker's image holds the demo models, and some that nobody should serve."""
