@@ -29,6 +29,7 @@ Json = dict[str, Any]
 KEY = Ed25519PrivateKey.generate()
 PROMPT = "a secret castle"
 MANY_STEPS = 300  # seconds of work for the tiny model, so that something can happen meanwhile
+START_SECONDS = 240  # it imports torch: seconds of a core, of which there may be little
 OTHER_SIZE: Json = {"width": 72, "height": 64}  # than the default: not drawn in one batch with it
 LIMITS = {"maxMegapixels": 0.02, "maxSteps": 1000, "maxImages": 3}
 
@@ -64,8 +65,8 @@ class Worker:
         body = {"model": "tiny-1", "prompt": PROMPT, "steps": 2, **fields}
         return await self.client.post("/v1/generate", headers=bearer("gateway") | (headers or {}), json=body)
 
-    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        async with asyncio.timeout(60):
+    async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
+        async with asyncio.timeout(seconds):
             while not await holds():
                 assert self.process.poll() is None, self.output.read_text()
                 await asyncio.sleep(0.02)
@@ -165,7 +166,7 @@ async def connect(process: subprocess.Popen[bytes], address: str, output: Path) 
             except httpx.TransportError:
                 return False
 
-        await worker.until(ready)
+        await worker.until(ready, START_SECONDS)
         yield worker
 
 

@@ -39,7 +39,9 @@ class StepTimes:
             curve = {batch: seconds for batch, seconds in sorted(profile.step_seconds) if usable(seconds)}
             if 1 in curve:
                 self._measured[profile.width, profile.height] = curve
-        self._least = {size: dict(curve) for size, curve in self._measured.items()}
+        self._loaded = {size: dict(curve) for size, curve in self._measured.items()}
+        self._shortest: dict[Size, Curve] = {size: {} for size in self._measured}
+        self._undisturbed = {size: dict(curve) for size, curve in self._measured.items()}
         # The batches that the best one is chosen from. Steps of those between refine the slowdown alone: three against
         # four would have to gain as much as two against four.
         self._ladders = {size: tuple(curve) for size, curve in self._measured.items()}
@@ -49,8 +51,8 @@ class StepTimes:
     def observe(self, width: int, height: int, batch: int, seconds: float) -> None:
         """A step of ``batch`` pictures took ``seconds``."""
         size = (width, height)
-        if size in self._least and usable(seconds):
-            self._least[size][batch] = min(seconds, self._least[size].get(batch, seconds))
+        if usable(seconds) and seconds < self._shortest.get(size, {}).get(batch, math.inf):
+            self._note_shortest(size, batch, seconds)
         curve = self._measured.get(size)
         if curve is None:
             curve = self._met.setdefault(size, {})
@@ -62,6 +64,11 @@ class StepTimes:
             curve[batch] = seconds_now
             if size in self._retries:
                 curve.update(self._retries[size].observe(self._best(width, height), batch, seconds))
+
+    def _note_shortest(self, size: Size, batch: int, seconds: float) -> None:
+        if size in self._loaded:
+            self._shortest[size][batch] = seconds
+            self._undisturbed[size] = _undisturbed(self._loaded[size], self._shortest[size])
 
     def seconds(self, width: int, height: int, batch: int) -> float | None:
         """Of a step, where that was measured."""
@@ -85,7 +92,7 @@ class StepTimes:
         A model is often loaded beside one that draws, and what was measured then is not to be compared with what is
         drawn later. Other work on the device only ever adds to a step's time: the shortest ones are of like conditions.
         """
-        return 1.0 if batch == 1 else self._nearest_slowdown(self._least, (width, height), batch)
+        return 1.0 if batch == 1 else self._nearest_slowdown(self._undisturbed, (width, height), batch)
 
     def _nearest_slowdown(self, curves: Mapping[Size, Curve], size: Size, batch: int) -> float:
         pixels = size[0] * size[1]
@@ -169,6 +176,20 @@ class _Retry:
         found = {} if math.isinf(self._least) else {self.batch: self._least}
         self.batch, self._reports, self._least = None, 0, math.inf
         return found
+
+
+def _undisturbed(loaded: Curve, shortest: Curve) -> Curve:
+    """Seconds of a step without other work on the device: the shortest, and of batches that were not drawn since the
+    model was loaded what was measured then, less what the others have shown to have been other work's doing.
+
+    Worked example: at load, beside another model, 0.20 s alone and 0.30 s for two; since then two took 0.15 s, and
+    nobody was drawn alone: 0.20 x 0.15 / 0.30 = 0.10 s. With 0.20 s, a picture in company would seem to cost twice as
+    much as it does.
+    """
+    both = loaded.keys() & shortest.keys()
+    left = min((shortest[batch] / loaded[batch] for batch in both), default=1.0)
+    assumed = {batch: seconds * min(left, 1.0) for batch, seconds in loaded.items() if batch not in both}
+    return shortest | assumed | {batch: min(loaded[batch], shortest[batch]) for batch in both}
 
 
 def _slowdown(curve: Mapping[int, float], batch: int, scale: float) -> float:

@@ -100,6 +100,25 @@ def test_company_is_judged_by_the_shortest_steps() -> None:
     assert loaded_beside_another_model.undisturbed_slowdown(512, 512, 1) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("loaded", "since", "want"),
+    [
+        pytest.param({1: 0.2, 2: 0.3}, {2: 0.15}, 1.5, id="the worked example: nobody was drawn alone since"),
+        pytest.param({1: 0.1, 2: 0.15}, {2: 0.3}, 1.5, id="other work came later"),
+        pytest.param({1: 0.2, 2: 0.3, 4: 0.5}, {4: 0.25}, 1.5, id="by a larger batch"),
+        pytest.param({1: 0.2, 2: 0.3}, {1: 0.12, 2: 0.15}, 1.25, id="both were drawn since"),
+        pytest.param({1: 0.1, 4: 0.3}, {2: 0.15}, 1.5, id="a batch that was not measured at load"),
+    ],
+)
+def test_what_was_measured_beside_another_model_is_judged_by_what_was_drawn_since(
+    loaded: Curve, since: Curve, want: float
+) -> None:
+    known = times(loaded)
+    for batch, seconds in since.items():
+        known.observe(512, 512, batch, seconds)
+    assert known.undisturbed_slowdown(512, 512, 2) == pytest.approx(want)
+
+
 def test_a_batch_that_was_measured_badly_at_load_is_found_out() -> None:
     truth = {1: 0.10, 2: 0.12, 4: 0.16, 8: 0.24}
     known = times({1: 0.10, 2: 0.12, 4: 0.50, 8: 0.90})
