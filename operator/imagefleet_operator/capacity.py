@@ -4,24 +4,27 @@ All of it can be lost: what a new operator needs stands in the pools' statuses, 
 has seen a whole stabilization window.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from imagefleet_operator import metrics
 from imagefleet_operator.plan import capacity as plan
-from imagefleet_operator.plan import spot
+from imagefleet_operator.plan import learned, spot
 from imagefleet_operator.plan.behavior import Past
 from imagefleet_operator.plan.capacity import Capacity, Learned, Made
 from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.forecast import Forecaster
 from imagefleet_operator.plan.roles import Roles, Standing, Wanted, assign
-from imagefleet_operator.plan.scaling import Decision, Memory, decide
+from imagefleet_operator.plan.scaling import CAUTION_FIRST, Decision, Memory, decide
 from imagefleet_operator.plan.types import Json, Name, PoolObserved, PoolSpec, Role
 from imagefleet_operator.plan.warm import next_change, warm_replicas
 
 DECIDE_SECONDS = 2.0
 """Between two decisions of a pool."""
+FORECAST_SECONDS = 1_800.0
+"""How far ahead ``warmPool.forecast`` looks: one phase of the daily pattern."""
 NEW_WEIGHT = 0.5
 """Of the start that was seen last against all before: nodes and images change."""
 
@@ -38,6 +41,10 @@ class PoolMemory:
     """Uids of pods that were seen before they were ready."""
     learned: Learned = field(default_factory=Learned)
     decisions: tuple[Json, ...] = ()
+    kept: Json | None = None
+    """What the status keeps of the scaler."""
+    resumed: bool = False
+    """Whether an operator before us has decided here."""
     scaler: "Scaler | None" = None
 
 
@@ -48,6 +55,8 @@ class Scaler:
     forecaster: Forecaster
     memory: Memory
     counted: ModelLoad
+    since: float
+    """When it began, or when it heard something again."""
     decided_at: float = 0.0
     last: Decision | None = None
 
@@ -72,8 +81,10 @@ class Capacities:
         memory = self._pools.get(name)
         if memory is None:
             memory = self._pools[name] = PoolMemory(_first(spec, observed))
-            memory.learned = _learned(observed.pool.status)
-            memory.decisions = tuple((observed.pool.status.get("scaling") or {}).get("decisions") or ())
+            told = observed.pool.status.get("scaling") or {}
+            memory.learned = Learned(told.get("startSeconds"), told.get("loadSeconds"))
+            memory.decisions = tuple(told.get("decisions") or ())
+            memory.kept, memory.resumed = told.get("learned"), bool(told)
         _watch_workers(memory, observed, now)
         return _decide(memory, spec, observed, now)
 
@@ -85,11 +96,6 @@ def _first(spec: PoolSpec, observed: PoolObserved) -> int:
     told = (observed.pool.status.get("scaling") or {}).get("desiredReplicas")
     there = observed.deployment.desired if observed.deployment else spec.replicas
     return there if told is None else int(told)
-
-
-def _learned(status: Json) -> Learned:
-    told = status.get("scaling") or {}
-    return Learned(told.get("startSeconds"), told.get("loadSeconds"))
 
 
 def _watch_workers(memory: PoolMemory, observed: PoolObserved, now: float) -> None:
@@ -132,7 +138,7 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
     else:
         memory.desired = plan.bounded(scaling, memory.desired)
         verdict = _internal(memory, scaling, spec, observed, now)
-    warm = _warm(spec, memory.desired, now)
+    warm = _warm(memory, spec, now)
     roles = _assign(memory, spec, observed, warm, now)
     internal = scaling is not None and not scaling.external
     waits = [DECIDE_SECONDS if internal or _moving(roles) else None, _change(spec, now)]
@@ -143,6 +149,7 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
         learned=memory.learned,
         verdict=verdict,
         decisions=memory.decisions,
+        kept=memory.kept if internal else None,
         again=min((w for w in waits if w is not None), default=None),
         watch=internal,
     )
@@ -156,12 +163,18 @@ def _change(spec: PoolSpec, now: float) -> float | None:
     return next_change(spec.warm, now) if spec.warm else None
 
 
-def _warm(spec: PoolSpec, desired: int, now: float) -> int:
+def _warm(memory: PoolMemory, spec: PoolSpec, now: float) -> int:
     """Warm workers get what the bounds leave."""
     if spec.warm is None:
         return 0
     wanted = warm_replicas(spec.warm, now)
-    return wanted if spec.scaling is None else min(wanted, spec.scaling.spec.max_replicas - desired)
+    if spec.scaling is None:
+        return wanted
+    if spec.warm.forecast and memory.scaler is not None:
+        busy = memory.scaler.forecaster.expected(now, now + FORECAST_SECONDS)
+        needed = math.ceil(busy / spec.scaling.spec.target_utilization)
+        wanted = max(wanted, needed - memory.desired)
+    return min(wanted, spec.scaling.spec.max_replicas - memory.desired)
 
 
 def _assign(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, warm: int, now: float) -> Roles:
@@ -202,15 +215,24 @@ def _external(asked: int, desired: int) -> Verdict:
 def _internal(
     memory: PoolMemory, scaling: PoolScaling, spec: PoolSpec, observed: PoolObserved, now: float
 ) -> Verdict:
-    told, lead = observed.load.sum, memory.learned.lead
+    told = observed.load.sum
     scaler = memory.scaler
     if scaler is None:
-        scaler = memory.scaler = Scaler(Forecaster(lead), Memory(), told)
-        scaler.memory = replace(scaler.memory, past=Past(wanted=((now, memory.desired),)))
+        scaler = memory.scaler = _scaler(memory, told, now)
     waiting = memory.desired == 0 and told.held > 0
     if waiting or scaler.last is None or now - scaler.decided_at >= DECIDE_SECONDS:
         _step(memory, scaler, scaling, spec, observed, now)
     return _verdict(scaling, scaler.last)
+
+
+def _scaler(memory: PoolMemory, told: ModelLoad, now: float) -> Scaler:
+    """One that goes on from what the status keeps."""
+    forecaster = Forecaster(memory.learned.lead)
+    caution = learned.restore(memory.kept, forecaster)
+    if caution is None:
+        forecaster, caution = Forecaster(memory.learned.lead), CAUTION_FIRST
+    past = Past(wanted=((now, memory.desired),))
+    return Scaler(forecaster, Memory(caution, past), told, since=now)
 
 
 def _step(
@@ -224,7 +246,7 @@ def _step(
     """One decision."""
     told = observed.load.sum
     known = assign(
-        Wanted(memory.desired, _warm(spec, memory.desired, now)),
+        Wanted(memory.desired, _warm(memory, spec, now)),
         observed.deployment,
         observed.workers,
         memory.standings,
@@ -247,9 +269,12 @@ def _step(
     if plan.unclear(decision):
         # Where nothing was known for a while, what was wanted before says nothing: a window begins anew.
         scaler.memory = replace(before, past=replace(before.past, wanted=((now, memory.desired),)))
+        scaler.since, memory.resumed = now, True
     scaler.decided_at, scaler.last = now, decision
+    memory.kept = learned.kept(memory.kept, scaler.forecaster, scaler.memory.caution, scaler.since, now)
     replicas = decision.replicas
-    if replicas is None or (observed.load.partial and replicas < memory.desired):
+    unseen = memory.resumed and now - scaler.since < scaler.forecaster.fast
+    if replicas is None or (replicas < memory.desired and (observed.load.partial or unseen)):
         return
     if replicas != memory.desired:
         made = Made(now, memory.desired, replicas, decision)

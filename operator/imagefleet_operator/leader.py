@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import kopf
 from kubernetes.aio.client.configuration import Configuration
 
-from imagefleet_operator import metrics, prepull_metrics
+from imagefleet_operator import metrics, prepull_metrics, scaling_metrics
 from imagefleet_operator.act import Actor
 from imagefleet_operator.calls import WorkerCalls
 from imagefleet_operator.client import KubeClient
@@ -160,6 +160,7 @@ class Leader:
                 metrics.PARENTS.labels(kind, condition, status).set(count)
         self._rollouts.refresh(self._store.parents(POOL.kind))
         prepull_metrics.refresh(self._store.parents(POOL.kind))
+        scaling_metrics.refresh(self._store.parents(POOL.kind), self._store.loads.of)
         metrics.DEMAND.clear()
         for pool in self._store.parents(POOL.kind):
             for model, seconds in (self._store.demands.of(pool.namespace, pool.name) or {}).items():

@@ -14,8 +14,9 @@ spread more, and after a busy time more than in a quiet night. The weights say h
 import math
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 PHASES = 48
 """Of a day: half an hour each, as long as habits are sharp."""
@@ -37,6 +38,9 @@ SPREAD_FIRST = (1.0, 0.5, 0.5)
 random in a minute, and the next caller comes unannounced, however quiet it is."""
 SPREAD_LEAST = 0.1
 """Variance that is left after the quietest day."""
+
+Learned = Mapping[str, Any]
+"""What was learned, as JSON has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,19 @@ class _Pattern:
         """The rate at that time in the periods before; None where there was none."""
         return self.rates.get(self._phase(time))
 
+    def learned(self) -> str:
+        """The rates by phase, with a comma between them; nothing for one that is not known."""
+        return ",".join(
+            f"{self.rates[phase]:.3g}" if phase in self.rates else "" for phase in range(self.phases)
+        )
+
+    def restore(self, learned: str) -> None:
+        """Take over what ``learned`` gave. Raises ValueError where it is of another form."""
+        told = learned.split(",")
+        if len(told) != self.phases:
+            raise ValueError(f"{len(told)} phases instead of {self.phases}")
+        self.rates = {phase: _finite(rate) for phase, rate in enumerate(told) if rate}
+
     def _phase(self, time: float) -> int:
         return int(time % self.period * self.phases / self.period)
 
@@ -81,6 +98,14 @@ class _Pattern:
             before = self.rates.get(self.phase, rate)
             self.rates[self.phase] = RECENT * rate + (1 - RECENT) * before
         self.seconds = 0.0
+
+
+def _finite(value: str | float) -> float:
+    """Raises ValueError where it is no number, or none that can have been learned."""
+    number = float(value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{value} was never learned")
+    return number
 
 
 class _Fit:
@@ -98,6 +123,19 @@ class _Fit:
         self._memory = memory_seconds
         self._products = [[0.0] * len(first) for _ in first]
         self._with_outcome = [0.0] * len(first)
+
+    def learned(self) -> list[list[float]]:
+        """The weights, and what they follow from, seven significant digits of each number."""
+        rows = (self.weights, self._with_outcome, *self._products)
+        return [[float(f"{x:.7g}") for x in row] for row in rows]
+
+    def restore(self, learned: Sequence[Sequence[float]]) -> None:
+        """Take over what ``learned`` gave. Raises ValueError and TypeError where it is of another form."""
+        rows = [[_finite(x) for x in row] for row in learned]
+        size = len(self._first)
+        if [len(row) for row in rows] != [size] * (size + 2):
+            raise ValueError("a fit of other features")
+        self.weights, self._with_outcome, *self._products = rows
 
     def sum(self, features: Sequence[float]) -> float:
         """What is to be expected, at least 0."""
@@ -125,6 +163,7 @@ class Forecaster:
 
     def __init__(self, lead: float, fast: float = 60.0, slow: float = 600.0, day: float = 86_400.0) -> None:
         self.lead, self.fast, self.slow = lead, fast, slow
+        self._began = 0.0
         self._times: list[float] = []
         self._sums: list[float] = []
         self._patterns = (_Pattern(day, PHASES), _Pattern(7 * day, 7 * PHASES))
@@ -136,6 +175,8 @@ class Forecaster:
     def observe(self, now: float, seconds: float) -> Forecast:
         """Take over the work that arrived since the last time, and look ahead."""
         step = now - self._times[-1] if self._times else 0.0
+        if not self._times:
+            self._began = now
         self._times.append(now)
         self._sums.append((self._sums[-1] if self._sums else 0.0) + seconds)
         for pattern in self._patterns:
@@ -146,10 +187,33 @@ class Forecaster:
         self._made.append((now, self.last))
         return self.last
 
+    def expected(self, start: float, end: float) -> float:
+        """The largest rate that the daily and the weekly pattern know from that time to that; 0 where neither does."""
+        step = self._patterns[0].period / self._patterns[0].phases
+        times = [start + n * step for n in range(int((end - start) / step) + 1)] + [end]
+        return max(pattern.at(time) or 0.0 for pattern in self._patterns for time in times)
+
+    def learned(self) -> Learned:
+        """What a forecaster that starts anew goes on from."""
+        return {
+            "patterns": [pattern.learned() for pattern in self._patterns],
+            "means": self._means.learned(),
+            "spread": self._spread.learned(),
+        }
+
+    def restore(self, learned: Learned) -> None:
+        """Take over what ``learned`` gave. Raises KeyError, TypeError and ValueError where it is of another form; then
+        what was learned is lost."""
+        for pattern, told in zip(self._patterns, learned["patterns"], strict=True):
+            pattern.restore(told)
+        self._means.restore(learned["means"])
+        self._spread.restore(learned["spread"])
+
     def rate(self, window: float) -> float:
-        """Mean rate of the last ``window`` seconds."""
+        """Mean rate of the last ``window`` seconds, or of those since the first was observed, at least ``fast``."""
         if not self._times:
             return 0.0
+        window = min(window, max(self.fast, self._times[-1] - self._began))
         at = bisect_right(self._times, self._times[-1] - window)
         return (self._sums[-1] - (self._sums[at - 1] if at else 0.0)) / window
 

@@ -18,6 +18,7 @@ def story(old: Json, new: Json) -> tuple[News, ...]:
     """
     before, after = _by_name(old), _by_name(new)
     news = [*_command(old, new), *_suspensions(old, new), *_endings(old, new, before), *_spot(old, new)]
+    news += _scaling(old, new)
     for name, entry in after.items():
         news += _rollout(name, before.get(name, {}), entry)
         news += _experiments(name, before.get(name, {}), entry)
@@ -35,6 +36,16 @@ def _command(old: Json, new: Json) -> Iterator[News]:
         yield News(
             f"Command{said['outcome']}", f"{said['value']}: {said['message']}", not applied, said["value"]
         )
+
+
+def _scaling(old: Json, new: Json) -> Iterator[News]:
+    """The decisions that changed how many workers there should be."""
+    known = (old.get("scaling") or {}).get("decisions") or ()
+    for made in (new.get("scaling") or {}).get("decisions") or ():
+        if made not in known:
+            reason = "ScaledUp" if made["to"] > made["from"] else "ScaledDown"
+            told = f"{made['from']} to {made['to']} workers ({made['reason']}): {made['message']}"
+            yield News(reason, told, False, made["time"])
 
 
 def _suspensions(old: Json, new: Json) -> Iterator[News]:

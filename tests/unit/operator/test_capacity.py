@@ -9,7 +9,8 @@ from imagefleet_operator.plan import capacity as plan
 from imagefleet_operator.plan.behavior import Behavior, Rules
 from imagefleet_operator.plan.capacity import Capacity, Learned
 from imagefleet_operator.plan.capacity_types import Load, ModelLoad, PoolScaling, WarmSpec
-from imagefleet_operator.plan.scaling import ScalingSpec
+from imagefleet_operator.plan.learned import WRITE_SECONDS
+from imagefleet_operator.plan.scaling import CAUTION_FIRST, ScalingSpec
 from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved, Report, Role, Worker
 
 from tests.unit.operator.make import NOW, observed, pod, pool
@@ -165,7 +166,8 @@ def test_a_new_operator_goes_on_from_the_status_and_takes_nobody_away_for_a_wind
     world.capacities = Capacities()
     assert [world.look().desired for _ in range(4)] == [5, 5, 5, 5]
     assert [d["to"] for d in world.status["scaling"]["decisions"]][-1] == 5, "the past is told on"
-    for _ in range(20):
+    assert {world.look().desired for _ in range(24)} == {5}, "a minute of arrivals is needed for a rate"
+    for _ in range(10):
         world.look()
     assert world.wanted < 5
 
@@ -243,6 +245,37 @@ def test_how_long_workers_take_is_learned_from_those_that_start() -> None:
     world.asks(500.0)
     world.look()
     assert world.status["scaling"]["expectedAt"]
+
+
+def test_what_was_learned_is_written_every_half_hour_and_read_by_the_next_operator() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    written = []
+    for n in range(3 * int(WRITE_SECONDS / 60)):
+        came = ModelLoad(arrived_seconds=30.0 * n, arrived=n, started=n, late=n % 9 == 0)
+        world.load = Load({"m": came}, age=0.0)
+        kept = world.look(60.0).kept
+        if kept is not None and kept not in written:
+            written.append(kept)
+    assert len(written) == 2, "not at once, and not at each decision"
+    old = world.capacities._pools["ns", "thumbs"].scaler
+    assert old is not None
+    world.capacities = Capacities()
+    world.look()
+    new = world.capacities._pools["ns", "thumbs"].scaler
+    assert new is not None
+    assert new.memory.caution == pytest.approx(old.memory.caution, rel=0.2)
+    assert new.memory.caution != CAUTION_FIRST
+    assert new.forecaster.expected(world.now - 3600, world.now) > 0
+
+
+def test_at_rest_the_status_does_not_change() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    for _ in range(20):
+        world.look()
+    before = world.status
+    for _ in range(300):
+        world.look()
+    assert world.status == before
 
 
 def test_equal_bounds_leave_nothing_to_decide() -> None:

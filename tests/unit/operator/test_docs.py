@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from imagefleet_operator import metrics, rollout_metrics
+from imagefleet_operator import metrics, rollout_metrics, scaling_metrics
 from imagefleet_operator.plan.conditions import REASONS
 from prometheus_client.metrics import MetricWrapperBase
 
@@ -16,7 +16,7 @@ def test_every_reason_is_explained(reason: str) -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    defined = [*vars(metrics).values(), *vars(rollout_metrics).values()]
+    defined = [one for module in (metrics, rollout_metrics, scaling_metrics) for one in vars(module).values()]
     ours = {family.name for one in defined if isinstance(one, MetricWrapperBase) for family in one.collect()}
     assert ours
     assert not [name for name in ours if f"`{name}`" not in PAGE and f"`{name}_total`" not in PAGE]
