@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .bodies import Body, Budget, CallerGoneError, Header, Receive, read_head
+from .course import Course
 from .dispatch import Dispatcher
 from .endpoints import ENDPOINTS, Reader, reader
 from .errors import ApiError, server_error
@@ -17,9 +18,9 @@ from .figures import Figures
 from .fleet import Fleet
 from .metrics import Metrics
 from .mirror import Mirror
-from .relay import Relay, Trace
 from .report import report
 from .snapshot import describe
+from .trace import Trace
 from .upstream import EVENT_STREAM
 from .work import Request
 
@@ -66,6 +67,7 @@ class LogLine(msgspec.Struct):
     held_seconds: float
     worker: str
     attempts: int
+    interruptions: int
 
 
 class App:
@@ -157,7 +159,7 @@ class App:
             request = await reader(readers, body.head.content_type)(body)
             with _CallerWatch(receive):
                 reply = await self._dispatcher.generate(request, trace)
-                if isinstance(reply, Relay):
+                if isinstance(reply, Course):
                     await self._stream(reply, request, send, trace)
                     return
             status, code, headers, payload = reply.status, trace.worker_code, [_JSON], reply.body
@@ -174,6 +176,8 @@ class App:
             raise
         finally:
             body.release()
+            if trace.checkpoint is not None:
+                trace.checkpoint.drop()
             self._leave()
         self._end(trace, status, code)
         await self._reply(send, status, [*headers, *_trace_headers(trace)], payload)
@@ -185,18 +189,19 @@ class App:
         if not self.running:
             self.idle.set()
 
-    async def _stream(self, relay: Relay, request: Request, send: Send, trace: Trace) -> None:
+    async def _stream(self, course: Course, request: Request, send: Send, trace: Trace) -> None:
         """Pass a worker's events on as they come. Raises CallerGoneError where the caller takes none."""
         self._metrics.first_event(trace.key, self._clock() - trace.start)
-        with relay:
+        with course:
             headers = [*_STREAM_HEADERS, *_trace_headers(trace), *self._closing()]
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            async with contextlib.aclosing(relay.events()) as events:
+            async with contextlib.aclosing(course.events()) as events:
                 async for event in events:
                     await _send_event(send, event)
         await send({"type": "http.response.body", "body": b""})
-        status, code = (relay.failure.status, relay.failure.code) if relay.failure else (200, "")
-        self._figures.attempt_failed(trace.entry, trace.key[2], status, code)
+        status, code = (course.failure.status, course.failure.code) if course.failure else (200, "")
+        if course.fault is not None:
+            self._figures.attempt_failed(trace.entry, trace.key[2], course.fault.status, course.fault.code)
         self._end(trace, status, code)
         self._mirror.offer(request, trace, status, code)
 
@@ -239,6 +244,7 @@ class App:
             held_seconds=round(trace.held_seconds, 6),
             worker=trace.worker,
             attempts=trace.attempts,
+            interruptions=trace.interruptions,
         )
         self._log(_encoder.encode(line) + b"\n")
 

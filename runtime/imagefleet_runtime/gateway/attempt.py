@@ -13,10 +13,12 @@ from .events import EventTooLargeError
 from .figures import Figures
 from .loads import Loads, WorkerLoad
 from .metrics import Metrics
-from .relay import Relay, SuspendedError, Trace, Visit, connection_broke
+from .relay import Relay, SuspendedError, Visit, connection_broke
 from .resources import Worker, measured
+from .resume import INTERRUPTED, UNUSABLE, Interruption, read_interruption
 from .routing import Choice
 from .snapshot import Snapshot
+from .trace import Trace
 from .upstream import ConnectionBrokenError, Reply, Stream
 
 
@@ -45,8 +47,12 @@ class Bearers(Protocol):
     def bearer(self, namespace: str, pool: str) -> bytes: ...
 
 
-# Statuses of replies to requests that were drawn, at least in part.
-_DRAWN = (200, 400, 500)
+def _drawn(reply: Reply | Stream, queued: float | None) -> bool:
+    """Whether a reply is to a request that was drawn, at least in part. `queued`: what it says of the time before."""
+    if reply.status == 503 and isinstance(reply, Reply):
+        found = read_interruption(reply.body)
+        return found is not None and found.steps_done > 0
+    return reply.status == 200 or (reply.status in (400, 500) and queued is not None)
 
 
 def retry_reason(status: int, code: str) -> str | None:
@@ -120,7 +126,11 @@ class Attempts:
         authorization = self._tokens.bearer(worker.namespace, worker.pool)
         trace.units = plan.units
         trace.timed = not plan.body.stream and plan.body.priority != "batch"
-        body = work.encode(plan.body, self._clock() - trace.start, visit.choice.share.scored)
+        if trace.resuming:
+            trace.resuming = False
+            self._metrics.resumed(trace.key)
+        resume = trace.checkpoint.of(trace.key[2]) if trace.checkpoint else None
+        body = work.encode(plan.body, self._clock() - trace.start, visit.choice.share.scored, resume)
         deadline = asyncio.get_running_loop().time() + self._upstream_seconds
         try:
             reply = await self._client.post(
@@ -154,7 +164,8 @@ class Attempts:
     ) -> Relay:
         """A stream whose first event has arrived. Raises ConnectionBrokenError, TimeoutError and ApiError."""
         worker = visit.choice.worker
-        relay = Relay(visit, stream, plan.body.n, deadline)
+        trace.delivered.begin()
+        relay = Relay(visit, stream, plan.body.n - trace.delivered.pictures, deadline)
         try:
             if stream.status != 200 or not plan.body.stream:
                 raise self._fault(worker, f"answered {stream.status} with a stream")
@@ -172,7 +183,7 @@ class Attempts:
     def _began(self, visit: Visit, reply: Reply | Stream, plan: work.Plan, trace: Trace) -> None:
         """Count the request as started, once, where the worker says that it drew."""
         queued = measured(reply.header(b"x-imagefleet-queue-seconds"))
-        if trace.began or reply.status not in _DRAWN or (reply.status != 200 and queued is None):
+        if trace.began or not _drawn(reply, queued):
             return
         trace.began = True
         allowed = work.allowed_wait(plan.body, visit.choice.share.scaling.wait_seconds)
@@ -193,7 +204,16 @@ class Attempts:
         """
         if reply.status == 200:
             return reply
+        found = read_interruption(reply.body) if reply.status == 503 else None
+        if found is not None:
+            self.interrupted(choice.worker, found, trace)
+            return None
         code, message = read_error(reply.body)
+        if reply.status == 400 and code == UNUSABLE and trace.checkpoint is not None:
+            trace.checkpoint.drop()
+            trace.uncounted += 1
+            self._metrics.retried(trace.key, UNUSABLE)
+            return None
         if code == SUSPENDED:
             load.not_resident(choice.share.model)
             raise SuspendedError
@@ -207,6 +227,11 @@ class Attempts:
         trace.failure = self._failure(choice, reply, reason, message, trace)
         self._metrics.retried(trace.key, reason)
         return None
+
+    def interrupted(self, worker: Worker, found: Interruption, trace: Trace) -> None:
+        """A worker gave the request up. Raises ApiError where that was once too often."""
+        self._metrics.retried(trace.key, INTERRUPTED)
+        trace.interrupt(worker, found, self._clock())
 
     def _stands(self, choice: Choice, reply: Reply, code: str, trace: Trace) -> Reply:
         """A reply that the caller gets as it is, unless it is about the gateway and not about the request."""

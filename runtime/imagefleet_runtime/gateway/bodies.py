@@ -77,6 +77,16 @@ class Budget:
         self.limit = limit
         self.used = 0
 
+    def take(self, size: int) -> bool:
+        """False where there is no room for so many bytes more."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self.used -= size
+
 
 class Body:
     """One request's body, and its part of the budget until `release`."""
@@ -129,19 +139,17 @@ class Body:
     def _take(self, size: int) -> None:
         if self._size > MAX_BODY_BYTES:
             raise body_too_large()
-        budget = self._budget
-        if budget.used + size > budget.limit:
+        if not self._budget.take(size):
             raise server_error(
                 503,
                 "gateway_busy",
                 "This gateway holds as many pictures as it may. Try again.",
                 retry_after=BUSY_RETRY_SECONDS,
             )
-        budget.used += size
         self._held += size
 
     def release(self) -> None:
-        self._budget.used -= self._held
+        self._budget.give_back(self._held)
         self._held = 0
 
 

@@ -8,18 +8,22 @@ from random import SystemRandom
 
 from . import routing, work
 from .attempt import Attempts
+from .bodies import Budget
 from .cache import Cache
+from .course import Course
 from .demand import Demand, Held
 from .errors import RATE_LIMIT, SUSPENDED, ApiError, server_error
 from .estimate import retry_after
 from .line import Line, LineFullError
 from .metrics import Metrics
-from .relay import Relay, SuspendedError, Trace
+from .relay import Relay, SuspendedError
+from .resume import Checkpoint
 from .routing import Choice, Wait
 from .seeker import Seeker, Surroundings
 from .snapshot import Route, Share
 from .split import Split
 from .suspension import route_suspended
+from .trace import Trace
 from .upstream import Reply
 
 MAX_ATTEMPTS = 3
@@ -40,6 +44,7 @@ class Dispatcher:
         metrics: Metrics,
         split: Split,
         cache: Cache,
+        bodies: Budget,
         *,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -51,14 +56,21 @@ class Dispatcher:
         self._metrics = metrics
         self._split = split
         self._cache = cache
+        self._bodies = bodies
         self._wall = wall
 
-    async def generate(self, request: work.Request, trace: Trace) -> Reply | Relay:
-        """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError."""
+    async def generate(self, request: work.Request, trace: Trace) -> Reply | Course:
+        """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError.
+
+        Whoever calls drops the trace's checkpoint when the request has ended.
+        """
         seed = request.parameters.seed
         trace.arrived = self._clock()
         trace.seed = _seeds.getrandbits(SEED_BITS) if seed is None else seed
-        return await _Run(self, request, trace).serve()
+        trace.checkpoint = Checkpoint(self._bodies)
+        run = _Run(self, request, trace)
+        reply = await run.serve()
+        return Course(reply, run.go_on) if isinstance(reply, Relay) else reply
 
 
 class _Run:
@@ -68,6 +80,8 @@ class _Run:
         self._d = dispatcher
         self._request = request
         self._trace = trace
+        self._streaming = False
+        """The caller has a part of a stream."""
         self._suspended: Route | None = None
         """The route that was asked for, where another one stands in for it."""
         self._take(dispatcher._fleet.snapshot.find(request.parameters.model))
@@ -86,6 +100,15 @@ class _Run:
             if self._demand is not None and error.code in _NO_CAPACITY and not self._trace.began:
                 self._demand.refuse()
             raise
+
+    async def go_on(self, relay: Relay) -> Reply | Relay:
+        """What another worker makes of a stream that one gave up. Raises ApiError."""
+        assert relay.interruption is not None
+        worker = relay.choice.worker
+        self._d._attempts.interrupted(worker, relay.interruption, self._trace)
+        self._streaming = True
+        self._seeker.keep_to(relay.choice.share.model)
+        return await self.serve()
 
     async def _serve(self) -> Reply | Relay:
         seeker, trace = self._seeker, self._trace
@@ -114,7 +137,7 @@ class _Run:
             if reply is not None:
                 self._keep(reply)
                 return reply
-            if trace.attempts >= MAX_ATTEMPTS:
+            if trace.attempts - trace.uncounted >= MAX_ATTEMPTS:
                 raise trace.failure or self._loading()
 
     def _fall_back(self) -> Reply | None:
@@ -126,7 +149,7 @@ class _Run:
         self._trace.name = route.name
         self._trace.key = (route.namespace, *route.suspended[0])
         fallback = route.fallback
-        if fallback is None or self._suspended is not None:
+        if fallback is None or self._suspended is not None or self._streaming:
             raise route_suspended(route)
         kept = self._d._cache.get(self._request, route.full_name) if fallback.cached else None
         if kept is not None:

@@ -15,6 +15,7 @@ import msgspec
 
 from .errors import SUSPENDED
 from .resources import PoolView, measured
+from .resume import INTERRUPTED
 from .windows import Budget, Window
 
 Name = tuple[str, str, str]
@@ -28,7 +29,7 @@ FORMER_MODELS = 16
 
 CONTENT_POLICY = "content_policy_violation"
 # 5xx replies of a worker that say nothing of the model: it has enough to do, ends, or was told to stop.
-_NO_FAULT = frozenset({"queue_full", "worker_draining", SUSPENDED})
+_NO_FAULT = frozenset({"queue_full", "worker_draining", SUSPENDED, INTERRUPTED})
 
 
 class Headers(Protocol):

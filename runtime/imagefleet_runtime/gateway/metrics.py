@@ -132,6 +132,12 @@ class Metrics:
             (*LABELS, "reason"),
             registry=self.registry,
         )
+        self._resumed = Counter(
+            "imagefleet_gateway_resumed",
+            "Requests that a worker gave up and another one was sent.",
+            LABELS,
+            registry=self.registry,
+        )
         self._watch_age = Gauge(
             "imagefleet_gateway_watch_age_seconds",
             "Time since the API server was last heard of, by kind.",
@@ -178,6 +184,9 @@ class Metrics:
 
     def retried(self, key: Key, reason: str) -> None:
         self._retries.labels(*key, reason).inc()
+
+    def resumed(self, key: Key) -> None:
+        self._resumed.labels(*key).inc()
 
     def mirrored(self, key: Key, outcome: str) -> None:
         self._seen.add(key)
@@ -240,6 +249,7 @@ class Metrics:
             self._first_event,
             self._held_time,
             self._retries,
+            self._resumed,
             self._mirrored,
             self._checked,
             self._unsafe,

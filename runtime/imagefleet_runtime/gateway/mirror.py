@@ -22,11 +22,13 @@ from .bodies import MAX_BODY_BYTES
 from .errors import ApiError, read_error
 from .figures import CONTENT_POLICY, Figures, Name, counts, read_figures
 from .metrics import Metrics
-from .relay import Trace, Visit
+from .relay import Visit
 from .resources import ModelView, Worker
+from .resume import INTERRUPTED
 from .routing import Choice
 from .snapshot import Route, Share
 from .split import Ledger
+from .trace import Trace
 from .upstream import ConnectionBrokenError, Reply, Stream
 
 _log = logging.getLogger(__name__)
@@ -53,6 +55,8 @@ class Outcome(StrEnum):
     """None has the model in memory and at most 5 s of work left; or it refused, being full or on its way out."""
     FULL = "full"
     """As many copies are under way as may be."""
+    INTERRUPTED = "interrupted"
+    """The worker gave it up: it does not go on elsewhere."""
     CANCELLED = "cancelled"
     """Copies to this model ended, or the gateway did."""
 
@@ -236,6 +240,8 @@ class Mirror:
             )
             self._metrics.looked_at(copy.trace.key, worker)
             return Outcome.DRAWN
+        if code == INTERRUPTED:
+            return Outcome.INTERRUPTED
         reason = retry_reason(reply.status, code)
         if reason in ("model_failed", "model_not_allowed", "model_loading"):
             self._fleet.loads[copy.choice.worker.uid].not_resident(model)

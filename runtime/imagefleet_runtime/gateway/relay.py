@@ -3,71 +3,27 @@ the way to the caller.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
+
+import msgspec
 
 from .demand import Demand
 from .errors import SUSPENDED, ApiError, server_error
-from .events import EventTooLargeError, Splitter, error_code, error_event, is_completed
-from .figures import NO_FIGURES, Name, WorkerFigures, read_figures
+from .events import (
+    EventTooLargeError,
+    Splitter,
+    checkpoint_data,
+    error_code,
+    error_event,
+    is_completed,
+)
+from .figures import read_figures
 from .loads import WorkerLoad
-from .resources import NO_KEY, Key, Worker
+from .resume import Interruption, read_checkpoint
 from .routing import Choice
+from .trace import Trace
 from .upstream import ConnectionBrokenError, Reply, Stream
-
-
-@dataclass(slots=True)
-class Trace:
-    """What is known of a request: for its reply's headers, its log line and its metrics."""
-
-    request_id: str
-    start: float
-    """When its head arrived."""
-    tracing: tuple[tuple[bytes, bytes], ...] = ()
-    """W3C Trace Context headers, handed on to the worker."""
-    headers: Sequence[tuple[bytes, bytes]] = field(default=(), repr=False)
-    """All that the caller sent, names in lower case."""
-    key: Key = NO_KEY
-    name: str = ""
-    """The entry of the pool's models that `key` is of."""
-    seed: int | None = None
-    worker: str = ""
-    worker_code: str = ""
-    """The error code of a worker's reply that was passed on."""
-    attempts: int = 0
-    arrived: float = 0.0
-    """When it was complete: from then on it waits."""
-    began: bool = False
-    """A worker began it."""
-    held_seconds: float = 0.0
-    worker_seconds: float = 0.0
-    tried: list[Worker] = field(default_factory=list)
-    breaks: int = 0
-    retry_after: list[int] = field(default_factory=list)
-    """Seconds, of each worker that was full or could not load the model."""
-    failure: ApiError | None = None
-    """How the request ends if no other worker can be tried; None: it waits for one."""
-    hold_until: float | None = None
-    """Set when it is first held."""
-    units: float = 0.0
-    """Megapixel-steps."""
-    pictures: int = 0
-    """Those that the caller gets, of a stream as far as it went."""
-    timed: bool = True
-    """Its time is the fleet's doing: not a stream's, which its reader sets, nor a batch's, which may wait."""
-    worker_figures: WorkerFigures = NO_FIGURES
-    repeated: bool = False
-    """The caller gets a reply that was drawn for an earlier request."""
-
-    def repeat(self, key: Key, pictures: int) -> None:
-        """The reply is one that `key` drew earlier."""
-        self.key, self.pictures, self.repeated = key, pictures, True
-
-    @property
-    def entry(self) -> Name:
-        namespace, pool, _ = self.key
-        return namespace, pool, self.name
 
 
 class SuspendedError(Exception):
@@ -168,15 +124,22 @@ class Visit:
             reply.header(b"x-imagefleet-work-seconds"), now, reply.header(b"x-imagefleet-ready-seconds")
         )
         if isinstance(reply, Reply):
-            self._trace.worker_figures = read_figures(reply)
+            figures = read_figures(reply)
+            if self._trace.interruptions:
+                # What the others took for it is not in it.
+                figures = msgspec.structs.replace(figures, run_seconds=None)
+            self._trace.worker_figures = figures
         served = reply.status == 200
         if served:
             self._load.loading(model, 0.0, now)
         self._settled = reported or served
 
-    def completed(self) -> None:
-        """A picture of a stream was drawn."""
-        self._trace.pictures += 1
+    def passes(self, event: bytes) -> bool:
+        """Whether the caller does not have this event of its stream yet."""
+        if not self._trace.delivered.passes(event):
+            return False
+        self._trace.pictures = self._trace.delivered.pictures
+        return True
 
     def suspect(self) -> None:
         """The connection to the worker broke."""
@@ -199,12 +162,14 @@ class Visit:
 
 
 class Relay:
-    """A worker's stream on its way to the caller, event by event. Leaving its `with` block ends it."""
+    """A worker's stream on its way to the caller, event by event, until `close`."""
 
     def __init__(self, visit: Visit, stream: Stream, pictures: int, deadline: float) -> None:
         """`pictures`: how many are to be completed. `deadline`: in the event loop's time."""
         self.failure: ApiError | None = None
         """How the stream failed after its first event, as far as it is known."""
+        self.interruption: Interruption | None = None
+        """The worker gave the request up: another one goes on."""
         self._visit = visit
         self._stream = stream
         self._missing = pictures
@@ -213,14 +178,14 @@ class Relay:
         self._events: list[bytes] = []
         self._stopped: ApiError | None = None
 
-    def __enter__(self) -> "Relay":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End what is left of it on the worker."""
         self._stream.close()
         self._visit.end(undone=not self._over or self._stopped is not None)
+
+    @property
+    def choice(self) -> Choice:
+        return self._visit.choice
 
     @property
     def _over(self) -> bool:
@@ -248,8 +213,13 @@ class Relay:
             for event in self._events:
                 if self._stopped is not None:
                     break
-                self._note(event)
-                yield event
+                data = checkpoint_data(event)
+                if data is not None:
+                    self.interruption = read_checkpoint(data)
+                    return
+                if self._visit.passes(event):
+                    self._note(event)
+                    yield event
             self._events = []
             failure = self._stopped or await self._go_on()
             if failure is not None and not self._over:
@@ -284,7 +254,6 @@ class Relay:
     def _note(self, event: bytes) -> None:
         if is_completed(event):
             self._missing -= 1
-            self._visit.completed()
             return
         code = error_code(event)
         if code is not None:

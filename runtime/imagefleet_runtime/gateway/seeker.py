@@ -1,16 +1,17 @@
 """Where one request may go, as the cluster is now."""
 
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from . import routing, work
 from .attempt import Fleet
 from .errors import ApiError
 from .loads import NEUTRAL_RATE, WorkerLoad
-from .relay import Trace
 from .resources import ModelView, Worker
+from .resume import AVOID_SECONDS
 from .routing import Choice, Wait
 from .snapshot import Route, Share
+from .trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Seeker:
         self._plans: dict[str, work.Plan] = {}
         # (pool, ImageModel) behind the name that turned out to be suspended on the way.
         self._closed: set[tuple[str, str]] = set()
+        self._model = ""
         self.route = route
         self.batch = work.priority(request, route.batch) == "batch"
         self.work_seconds = 0.0
@@ -61,7 +63,7 @@ class Seeker:
 
     @property
     def order(self) -> tuple[bool, float]:
-        return True, self._trace.arrived
+        return not self._trace.interruptions, self._trace.arrived
 
     @property
     def hold_seconds(self) -> float:
@@ -75,8 +77,17 @@ class Seeker:
         """Take over what the cluster now says of the route. Raises ApiError where it is gone."""
         route = self._around.fleet.snapshot.find(self.route.full_name)
         self.route = route.without(self._closed) if self._closed else route
-        if self.route.pools:
+        if self._model and (kept := [share for share in self.route.shares if share.model == self._model]):
+            self.tiers = (kept, [])
+        elif self._model and any(model == self._model for _, model in self.route.suspended):
+            self.route = replace(self.route, pools=())
+        elif self.route.pools:
             self.tiers = routing.draw(self.route, self._traffic_place)
+
+    def keep_to(self, model: str) -> None:
+        """The caller has a part of this ImageModel's stream: no other goes on with it while it is there."""
+        self._model = model
+        self.follow()
 
     def look(self) -> bool:
         try:
@@ -113,8 +124,14 @@ class Seeker:
 
     def place(self, waiting: float = 0.0) -> Choice | Wait:
         # Who was refused by a worker has waited, and goes to the next best one at once.
-        room = self._has_room if not self._trace.tried else _always
-        return self._place(self._trace.tried, room, waiting)
+        trace = self._trace
+        room = self._has_room if not trace.tried else _always
+        giver = trace.given_up_by
+        if giver is not None and self._around.clock() - trace.given_up_at < AVOID_SECONDS:
+            placed = self._place([*trace.tried, giver], room, waiting)
+            if placed is not Wait.NOBODY:
+                return placed
+        return self._place(trace.tried, room, waiting)
 
     def _place(self, tried: Collection[Worker], room: routing.Room, waiting: float) -> Choice | Wait:
         around, until = self._around, self._trace.hold_until

@@ -60,6 +60,7 @@ class Gateway:
             self.metrics,
             self._split,
             Cache(settings.cache_bytes),
+            self.bodies,
         )
         self.mirror = Mirror(
             self.fleet,

@@ -23,6 +23,8 @@ BATCH_DEADLINE_SECONDS = 3600.0
 _SOONEST_DEADLINE_SECONDS = 0.001
 _MODE_PARAMETERS = {TEXT_TO_IMAGE: None, IMAGE_TO_IMAGE: "image", INPAINTING: "mask"}
 _NAME_SHOWN = 100
+# What the field of a checkpoint takes in JSON beside its value.
+_RESUME_BYTES = 16
 
 
 class Request(msgspec.Struct, kw_only=True):
@@ -73,6 +75,7 @@ class WorkerRequest(msgspec.Struct, omit_defaults=True, kw_only=True):
     stream: bool = False
     partial_images: int = 0
     score: bool = False
+    resume: msgspec.Raw | UnsetType = UNSET
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -237,10 +240,13 @@ def _check_adapters(adapters: Sequence[Adapter], view: ModelView) -> None:
             )
 
 
-def encode(body: WorkerRequest, seconds_passed: float, score: bool = False) -> bytes:
+def encode(
+    body: WorkerRequest, seconds_passed: float, score: bool = False, resume: msgspec.Raw | None = None
+) -> bytes:
     """The JSON that is sent. A deadline counts from the request's arrival here, `seconds_passed` ago.
 
-    `score`: the pictures are compared with another ImageModel's.
+    `score`: the pictures are compared with another ImageModel's. `resume`: where another worker left off; it is left
+    out where the request would be too large with it.
 
     Raises ApiError (413 `body_too_large`): base64 makes pictures a third larger than they came.
     """
@@ -251,6 +257,8 @@ def encode(body: WorkerRequest, seconds_passed: float, score: bool = False) -> b
     if score:
         body = msgspec.structs.replace(body, score=True)
     encoded = _encoder.encode(body)
+    if resume is not None and len(encoded) + len(memoryview(resume)) + _RESUME_BYTES <= MAX_BODY_BYTES:
+        return _encoder.encode(msgspec.structs.replace(body, resume=resume))
     if len(encoded) > MAX_BODY_BYTES:
         raise body_too_large()
     return encoded

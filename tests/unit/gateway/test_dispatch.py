@@ -107,6 +107,7 @@ async def test_one_log_line_per_request_without_the_prompt(gateway: Harness) -> 
         "held_seconds": 0.0,
         "worker": "w1",
         "attempts": 1,
+        "interruptions": 0,
     }
 
 

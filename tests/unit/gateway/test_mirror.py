@@ -8,7 +8,7 @@ import pytest
 from imagefleet_runtime.gateway import mirror
 from imagefleet_runtime.gateway.images import read_generation
 from imagefleet_runtime.gateway.mirror import MAX_COPIES, Outcome
-from imagefleet_runtime.gateway.relay import Trace
+from imagefleet_runtime.gateway.trace import Trace
 
 from tests.unit.gateway.builders import (
     COMPLETED,

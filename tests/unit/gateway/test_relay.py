@@ -1,15 +1,17 @@
 """A request's stay on a worker, and how it is cut short."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
 from imagefleet_runtime.gateway.demand import Demand
 from imagefleet_runtime.gateway.errors import ApiError, server_error
 from imagefleet_runtime.gateway.loads import WorkerLoad
-from imagefleet_runtime.gateway.relay import Relay, SuspendedError, Trace, Visit
+from imagefleet_runtime.gateway.relay import Relay, SuspendedError, Visit
 from imagefleet_runtime.gateway.routing import Choice
 from imagefleet_runtime.gateway.snapshot import Share
+from imagefleet_runtime.gateway.trace import Trace
 from imagefleet_runtime.gateway.upstream import Stream
 
 from tests.unit.gateway.builders import COMPLETED, PARTIAL, make_model, make_worker, until
@@ -98,7 +100,7 @@ class Streaming:
 
     async def read(self, then: Callable[[], None] = lambda: None) -> None:
         """Read to the end; `then` is called after the first event."""
-        with self.relay:
+        with contextlib.closing(self.relay):
             async for event in self.relay.events():
                 self.got.append(event)
                 if len(self.got) == 1:
