@@ -5,16 +5,19 @@ holds up nothing but itself.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from imagefleet_operator import metrics
 from imagefleet_operator.client import KubeClient
 from imagefleet_operator.kinds import POD, Kind
 from imagefleet_operator.plan.rollout_types import NameFigures
+from imagefleet_operator.plan.spend_types import Counted
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError, PodClient
+from imagefleet_operator.store.counts import Counts, read_counts
 from imagefleet_operator.store.demand import Asked, Demands, ModelKey, read_demand
 from imagefleet_operator.store.figures import Entry, InvalidFiguresError, read_figures
 from imagefleet_operator.store.ledger import Ledger
@@ -53,6 +56,8 @@ class Told:
     figures: dict[Entry, NameFigures]
     asked: dict[ModelKey, Asked]
     loads: dict[Route, Said]
+    counts: tuple[str, Mapping[Name, Counted]] = ("", MappingProxyType({}))
+    """When it started, and what it counted for budgets."""
 
 
 class GatewayClient:
@@ -70,7 +75,7 @@ class GatewayClient:
         path = "/v1/gateway"
         answer = await self._pods.call("GET", (ip, PORT), path, seconds=GET_SECONDS, most_bytes=FIGURES_BYTES)
         try:
-            return Told(read_figures(answer), read_demand(answer), read_loads(answer))
+            return Told(read_figures(answer), read_demand(answer), read_loads(answer), read_counts(answer))
         except InvalidFiguresError as error:
             raise CallError(f"GET {path}: {type(error).__name__}", str(error)) from error
 
@@ -84,6 +89,7 @@ class Gateways:
         ledger: Ledger,
         demands: Demands,
         loads: Loads,
+        counts: Counts,
         client: KubeClient,
         gateways: GatewayClient,
         *,
@@ -95,6 +101,7 @@ class Gateways:
         self._ledger = ledger
         self._demands = demands
         self._loads = loads
+        self._counts = counts
         self._client = client
         self._gateways = gateways
         self._namespace = namespace
@@ -137,6 +144,7 @@ class Gateways:
             self._ledger.drop(gone)
             self._demands.drop(gone)
             self._loads.drop(gone)
+            self._counts.drop(gone)
             self._silent.discard(gone)
         for name, pod in found.items():
             if known.get(name) != pod:
@@ -160,6 +168,7 @@ class Gateways:
             return  # it has gone meanwhile, and its figures with it
         news = self._ledger.put(pod.uid, told.figures) & self._watched
         news |= self._loads.put(pod.uid, told.loads) & self._watched
+        news |= self._counts.put(pod.uid, *told.counts) & self._watched
         news |= self._demands.put(pod.uid, told.asked)
         self._wake([("pool", *pool) for pool in sorted(news)])
 

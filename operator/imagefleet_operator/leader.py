@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 
 import kopf
 from kubernetes.aio.client.configuration import Configuration
+from prometheus_client import REGISTRY
 
 from imagefleet_operator import metrics, prepull_metrics, scaling_metrics
 from imagefleet_operator.act import Actor
+from imagefleet_operator.budget_metrics import BudgetMetrics
 from imagefleet_operator.calls import WorkerCalls
 from imagefleet_operator.client import KubeClient
 from imagefleet_operator.events import EventRecorder
@@ -79,6 +81,7 @@ class Leader:
             self._store.figures,
             self._store.demands,
             self._store.loads,
+            self._store.drawn,
             client,
             self._gateways,
             namespace=settings.lease.namespace,
@@ -90,6 +93,7 @@ class Leader:
             "gateway", self._counts.run, concurrency=GATEWAYS_AT_ONCE, lag=_lag("gateway")
         )
         self._rollouts = RolloutMetrics()
+        self._budgets = BudgetMetrics(lambda: self._store.parents(POOL.kind))
         self._relisted = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -101,6 +105,7 @@ class Leader:
             await list_all(self._store, self._client)
             counts = sorted(self._store.counts().items())
             logger.info("listed %s", ", ".join(f"{count} {kind}" for kind, count in counts) or "nothing")
+            REGISTRY.register(self._budgets)
             self._queue.start()
             self._call_queue.start()
             self._gateway_queue.start()
@@ -116,6 +121,7 @@ class Leader:
                 await self._queue.stop(DRAIN_SECONDS)
                 await self._call_queue.stop(0)
                 await self._gateway_queue.stop(0)
+                REGISTRY.unregister(self._budgets)
         finally:
             await self._workers.close()
             await self._gateways.close()

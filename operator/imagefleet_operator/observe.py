@@ -45,6 +45,7 @@ def observe_pool(
         moved_models=moved,
         parts=parts,
         pre_pull=_pre_pull(store, pool),
+        counts=store.drawn.of(pool.namespace, pool.name) if pool.spec and pool.spec.budget else {},
     )
 
 

@@ -13,6 +13,7 @@ from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import DAEMON_SET, DEPLOYMENT, MODEL, POOL, Kind
 from imagefleet_operator.observe import observe_model, observe_pool
 from imagefleet_operator.plan import prepull, spot, surge
+from imagefleet_operator.plan.budget import unrecorded
 from imagefleet_operator.plan.capacity import applied
 from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.moves import HOLD_SECONDS, Move, told
@@ -120,6 +121,10 @@ class Reconciler:
         await self._interruptions.take(pool, spot.interruptions(observed))
         capacity = self._capacities.of(observed, self._clock())
         observed = applied(observed, capacity)
+        if unrecorded(observed):
+            await self._status(POOL, pool, plan_pool(observed, self._clock(), capacity).status, memory)
+            pool = self._store.pool(pool.namespace, pool.name) or pool
+            observed = applied(observe_pool(self._store, pool, (), moved), capacity)
         spec = workers_spec(observed, self._workers, self._clock())
         bodies = list(pool_children(spec, self._public_key).values()) if spec else []
         prepared = prepull_spec(observed, self._workers)

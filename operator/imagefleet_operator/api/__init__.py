@@ -1,5 +1,6 @@
 """The two resources of imagefleet.dev/v1alpha1: typed reading, and the one source of their schema."""
 
+from imagefleet_operator.api.budget import Budget, TenantBudget
 from imagefleet_operator.api.common import (
     API_VERSION,
     GROUP,
@@ -70,6 +71,7 @@ __all__ = [
     "AdapterStatus",
     "Analysis",
     "ApiModel",
+    "Budget",
     "Checks",
     "Condition",
     "Copies",
@@ -110,6 +112,7 @@ __all__ = [
     "Status",
     "StepCache",
     "Stickiness",
+    "TenantBudget",
     "Traffic",
     "WarmPool",
     "WarmWindow",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from imagefleet_operator.plan import conditions, policy, prepull, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
+from imagefleet_operator.plan.budget import BudgetPlan, plan_budget, within_budget
 from imagefleet_operator.plan.capacity import Capacity, scaling_status
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
@@ -35,6 +36,7 @@ KEPT = (
     "SpotAvailable",
     "ScalingActive",
     "PrePulled",
+    "WithinBudget",
 )
 """Conditions that stay as they were while the spec cannot be read."""
 
@@ -74,30 +76,38 @@ def plan_pool(observed: PoolObserved, now: float, capacity: Capacity | None = No
     """What to do for a pool. ``now`` is the time in seconds since the epoch; ``capacity`` is what the pool as it is
     ``observed`` was made of (``capacity.applied``).
 
-    Until every ready worker has been asked once, nothing is decided and nothing said: a model that nobody has been
-    asked about is not one that nobody holds, and after a restart that would move models and end ``Ready``.
+    Until every ready worker has been asked once, nothing is decided and nothing said but what is spent: a model that
+    nobody has been asked about is not one that nobody holds, and after a restart that would move models and end
+    ``Ready``.
     """
     spec = observed.pool.spec
     if spec is None:
         return PoolPlan(status=_invalid(observed.pool, now))
+    budget = plan_budget(observed, now)
     unasked = {w.pod.name for w in verdicts.present(observed.workers) if not w.asked}
     if unasked:
         return PoolPlan(
-            status=observed.pool.status,
+            status=observed.pool.status | (budget.status if budget else {}),
             poll_seconds=dict.fromkeys(unasked, 0.0),
             again=capacity.again if capacity else None,
             watch_gateways=capacity is not None and capacity.watch,
         )
-    observed = spot.as_served(observed, now)
+    observed, spec = spot.as_served(observed, now), within_budget(spec, budget)
+    if capacity is not None:
+        capacity = replace(capacity, desired=min(capacity.desired, spec.replicas))
     entries = plan_entries(spec, observed, now)
     wanted = {**_policies(spec, observed, entries), **_aside(spec, observed, entries)}
     plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
     changing = tuple(p for p in plans if p.steps)
-    watched = _watched(entries, now)
-    waits = (WATCH_SECONDS if watched else None, capacity.again if capacity else None)
+    watched = _watched(entries, now) or (budget is not None and bool(budget.tenants))
+    waits = (
+        WATCH_SECONDS if watched else None,
+        capacity.again if capacity else None,
+        budget.again if budget else None,
+    )
     return PoolPlan(
         workers=changing,
-        status=_status(spec, observed, entries, capacity, now),
+        status=_status(spec, observed, entries, capacity, budget, now),
         poll_seconds=_polls(observed, {p.worker.pod.name for p in changing}, capacity, now),
         again=min((w for w in waits if w is not None), default=None),
         watch_gateways=watched or (capacity is not None and capacity.watch),
@@ -242,7 +252,12 @@ def _unsettled(worker: Worker, changing: bool, now: float) -> bool:
 
 
 def _status(
-    spec: PoolSpec, observed: PoolObserved, entries: Entries, capacity: Capacity | None, now: float
+    spec: PoolSpec,
+    observed: PoolObserved,
+    entries: Entries,
+    capacity: Capacity | None,
+    budget: BudgetPlan | None,
+    now: float,
 ) -> Json:
     old = observed.pool.status
     workers = verdicts.workers_ready(spec, observed, now)
@@ -259,6 +274,7 @@ def _status(
         "SpotAvailable": spot.spot_available(observed, now),
         "ScalingActive": capacity.verdict if capacity else None,
         "PrePulled": prepull.pre_pulled(observed),
+        "WithinBudget": budget.verdict if budget else None,
         "Reconciling": None if ready.ok or stalled else Verdict(True, "Progressing", ready.message),
         "Stalled": stalled,
     }
@@ -270,6 +286,7 @@ def _status(
         **entries_status(spec, observed, entries),
         **(scaling_status(spec, observed, capacity, now) if capacity else {}),
         **prepull.pre_pull_status(observed),
+        **(budget.status if budget else {}),
         "conditions": conditions.merged(
             old.get("conditions") or (), verdict_of, observed.pool.generation, now
         ),

@@ -58,7 +58,9 @@ def _measured_apart(status: Json) -> Json:
     }
     listed = {key: [part(entry) for entry in status[key]] for key, part in lists.items() if key in status}
     scaling = {"scaling": _without(status["scaling"], *LEARNED)} if "scaling" in status else {}
-    return {**status, **shape, **listed, **scaling}
+    # Of what is spent, only which pods there are must not be forgotten: an operator that starts counts from there.
+    spend = status.get("spend") or {}
+    return {**status, **shape, **listed, **scaling, "spend": (spend.get("period"), spend.get("workers"))}
 
 
 def _uncounted(entry: Json) -> Json:
@@ -94,6 +96,8 @@ def _essence(status: Json) -> tuple[Json, set[tuple[str, str]]]:
         rest["models"] = [_told_at_once(entry) for entry in rest["models"]]
     if "scaling" in rest:
         rest["scaling"] = {key: rest["scaling"].get(key) for key in DECIDED}
+    if "budget" in rest:
+        rest["budget"] = _without(rest["budget"], "message")
     if "suspensions" in rest:
         rest["suspensions"] = [_without(entry, *SERVED) for entry in rest["suspensions"]]
     told = (c for c in status.get("conditions") or () if c["type"] not in COUNTED)

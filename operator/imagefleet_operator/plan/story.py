@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from imagefleet_operator.plan.budget_story import budget_story
 from imagefleet_operator.plan.conditions import News, find
 from imagefleet_operator.plan.types import Json
 
@@ -19,6 +20,7 @@ def story(old: Json, new: Json) -> tuple[News, ...]:
     before, after = _by_name(old), _by_name(new)
     news = [*_command(old, new), *_suspensions(old, new), *_endings(old, new, before), *_spot(old, new)]
     news += _scaling(old, new)
+    news += budget_story(old, new)
     for name, entry in after.items():
         news += _rollout(name, before.get(name, {}), entry)
         news += _experiments(name, before.get(name, {}), entry)

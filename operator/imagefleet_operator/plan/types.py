@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from imagefleet_operator.plan.capacity_types import Load, PoolScaling, WarmSpec
 from imagefleet_operator.plan.rollout_types import Experiment, NameFigures, RolloutSpec, Shadow, Slo
+from imagefleet_operator.plan.spend_types import BudgetSpec, Counted
 from imagefleet_operator.plan.spot_types import SpotSpec
 
 S = TypeVar("S")
@@ -65,6 +66,9 @@ class PoolSpec:
     """None: no worker is on a spot node."""
     pre_pull: bool = False
     """Whether nodes are to have image and models before workers come."""
+    budget: BudgetSpec | None = None
+    shortened: str = ""
+    """Why there are to be fewer replicas than the spec says; empty: as many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +254,12 @@ class Pod:
     """Empty before it has one."""
     capacity: str = ""
     """The label ``imagefleet.dev/capacity``: ``spot`` or ``on-demand``; empty in pools without spot."""
+    scheduled_at: float = 0.0
+    """When it got its node, in seconds since the epoch; 0: not yet."""
+    ended_at: float = 0.0
+    """When its containers had ended for good; 0 while they have not."""
+    deletion_at: float = 0.0
+    """By when it must have ended, its grace period included; 0 where it is not deleted."""
 
     @property
     def shown(self) -> bool:
@@ -385,6 +395,8 @@ class PoolObserved:
     """Of each of its Deployments, by name."""
     pre_pull: DaemonSetState | None = None
     """None: there is none."""
+    counts: Mapping[str, Counted] = field(default_factory=dict)
+    """What gateways' processes have counted for the budget, by what they call themselves."""
     demand: Mapping[str, float] | None = None
     """GPU-seconds that callers asked for lately, by model; one that is absent was not asked for. None: no opinion."""
     load: Load = field(default_factory=Load)

@@ -58,11 +58,15 @@ def workers_ready(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict
 
 def _count(spec: PoolSpec, observed: PoolObserved) -> str:
     ready = observed.deployment.ready if observed.deployment else 0
-    return f"{ready} of {spec.replicas} workers are ready."
+    return f"{ready} of {spec.replicas} workers are ready. {spec.shortened}".rstrip()
 
 
 def _scaled_to_zero(spec: PoolSpec, observed: PoolObserved, now: float) -> Verdict | None:
-    return Verdict(True, "ScaledToZero", _at_zero(spec)) if spec.replicas == 0 else None
+    if spec.replicas:
+        return None
+    if spec.shortened:
+        return Verdict(False, "BudgetExhausted", spec.shortened)
+    return Verdict(True, "ScaledToZero", _at_zero(spec))
 
 
 def _at_zero(spec: PoolSpec) -> str:
@@ -160,6 +164,8 @@ def unusable(model: str, observed: PoolObserved) -> Verdict | None:
 
 def models_placed(spec: PoolSpec, observed: PoolObserved, placement: Placement) -> Verdict:
     """The ``ModelsPlaced`` condition. A missing model is told before anything that comes of it."""
+    if spec.replicas == 0 and spec.shortened:
+        return Verdict(False, "BudgetExhausted", spec.shortened)
     if spec.replicas == 0:
         return Verdict(False, "ScaledToZero", f"{_at_zero(spec)} No worker holds a model.")
     for verdict in _model_verdicts(spec, observed):

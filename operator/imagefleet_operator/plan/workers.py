@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from imagefleet_operator.plan import spot
+from imagefleet_operator.plan.budget import asked, plan_budget
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT, SpotSpec
 from imagefleet_operator.plan.surge import max_unavailable
 from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, SourceSpec
@@ -118,8 +119,10 @@ def workers_spec(observed: PoolObserved, defaults: WorkerDefaults, now: float) -
         return None
     models = (m.spec for m in observed.models.values() if m is not None and m.spec is not None)
     sources = [source for spec in models for source in spec.sources]
-    workers = pool.spec.replicas if observed.replicas is None else observed.replicas
-    split = spot.keeping(observed, spot.split(observed, workers, now))
+    budget = plan_budget(observed, now)
+    split = spot.split(observed, budget.replicas if budget else asked(observed), now)
+    if budget is None or not budget.binding:
+        split = spot.keeping(observed, split)
     return WorkersSpec(
         namespace=pool.namespace,
         pool=pool.name,

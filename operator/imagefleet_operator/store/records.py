@@ -31,6 +31,7 @@ from imagefleet_operator.plan.types import (
     Trouble,
 )
 from imagefleet_operator.render import HASH_ANNOTATION
+from imagefleet_operator.store.budget_records import budget_record
 from imagefleet_operator.store.rollout_records import entry_record
 from imagefleet_operator.store.scaling_records import scaling_record, warm_record
 from imagefleet_operator.store.spot_records import spot_record
@@ -72,6 +73,7 @@ def pool_record(obj: Mapping[str, Any]) -> Parent[PoolSpec]:
         warm=warm_record(spec.warm_pool) if spec.warm_pool else None,
         spot=spot_record(worker.spot) if worker.spot else None,
         pre_pull=spec.pre_pull,
+        budget=budget_record(spec.budget),
     )
     return replace(_parent(obj, record, ""), command=_command(obj), authors=_authors(obj))
 
@@ -285,6 +287,9 @@ def pod_record(obj: Mapping[str, Any]) -> Pod:
         deletion_cost=_deletion_cost(annotations.get(DELETION_COST_ANNOTATION)),
         node=intern((obj.get("spec") or {}).get("nodeName") or ""),
         capacity=intern(labels.get(CAPACITY_LABEL, "")),
+        scheduled_at=_scheduled(obj),
+        ended_at=_ended(status),
+        deletion_at=_seconds(metadata.get("deletionTimestamp")),
     )
 
 
@@ -293,6 +298,24 @@ def _deletion_cost(text: str | None) -> int:
         return int(text or 0)
     except ValueError:
         return 0  # so does Kubernetes read what is no number
+
+
+def _scheduled(obj: Mapping[str, Any]) -> float:
+    scheduled = _conditions(obj).get("PodScheduled", {})
+    if scheduled.get("status") == "True":
+        return _seconds(scheduled.get("lastTransitionTime"))
+    # Its node was named when it was made, as a DaemonSet's is.
+    return _seconds(obj["metadata"].get("creationTimestamp")) if obj.get("spec", {}).get("nodeName") else 0.0
+
+
+def _ended(status: Mapping[str, Any]) -> float:
+    """When the last container ended, to the end of that second; one that was evicted tells of none."""
+    if status.get("phase") not in ("Succeeded", "Failed"):
+        return 0.0
+    states = (c.get("state") or {} for c in status.get("containerStatuses") or ())
+    ends = [_seconds((state.get("terminated") or {}).get("finishedAt")) for state in states]
+    told = [_seconds(c.get("lastTransitionTime")) for c in status.get("conditions") or ()]
+    return (max(ends, default=0.0) or max(told, default=0.0)) + 1.0
 
 
 def _requests(obj: Mapping[str, Any]) -> dict[str, float]:

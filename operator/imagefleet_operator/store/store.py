@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
 from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
+from imagefleet_operator.store.counts import Counts
 from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.loads import Loads
@@ -62,6 +63,8 @@ class Store:
         self.figures = Ledger()
         """What gateways counted."""
         self.nodes = Nodes()
+        self.drawn = Counts()
+        """What gateways counted for budgets."""
         self.demands = Demands()
         """What callers want of each model."""
         self.loads = Loads()

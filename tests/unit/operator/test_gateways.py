@@ -23,6 +23,7 @@ from imagefleet_operator.plan.capacity_types import ModelLoad
 from imagefleet_operator.plan.rollout_types import Arm, NameFigures
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError
+from imagefleet_operator.store.counts import Counts
 from imagefleet_operator.store.demand import Asked, Demands
 from imagefleet_operator.store.figures import Entry
 from imagefleet_operator.store.ledger import Ledger
@@ -65,6 +66,7 @@ class World:
     ledger: Ledger = field(default_factory=Ledger)
     demands: Demands = field(default_factory=lambda: Demands(lambda: 100.0))
     loads: Loads = field(default_factory=Loads)
+    counts: Counts = field(default_factory=Counts)
     added: list[tuple[str, float]] = field(default_factory=list)
     woken: list[Key] = field(default_factory=list)
 
@@ -73,6 +75,7 @@ class World:
             self.ledger,
             self.demands,
             self.loads,
+            self.counts,
             self.api,
             self.answers,
             namespace="ns",
