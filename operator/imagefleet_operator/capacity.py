@@ -23,8 +23,6 @@ from imagefleet_operator.plan.warm import next_change, warm_replicas
 
 DECIDE_SECONDS = 2.0
 """Between two decisions of a pool."""
-QUIET_SECONDS = 10.0
-"""Between two decisions where nobody asks for anything and nobody can go; a request that waits is news."""
 FORECAST_SECONDS = 1_800.0
 """How far ahead ``warmPool.forecast`` looks: one phase of the daily pattern."""
 NEW_WEIGHT = 0.5
@@ -61,7 +59,6 @@ class Scaler:
     """When it began, or when it heard something again."""
     decided_at: float = 0.0
     last: Decision | None = None
-    quiet: bool = False
 
 
 class Capacities:
@@ -144,7 +141,7 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
     warm = _warm(memory, spec, now)
     roles = _assign(memory, spec, observed, warm, now)
     internal = scaling is not None and not scaling.external
-    waits = [_wait(memory, roles), _change(spec, now)]
+    waits = [DECIDE_SECONDS if internal or _moving(roles) else None, _change(spec, now)]
     return Capacity(
         desired=memory.desired,
         warm=warm,
@@ -158,13 +155,8 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
     )
 
 
-def _wait(memory: PoolMemory, roles: Roles) -> float | None:
-    """Until the next decision, or the next look at those that leave."""
-    if any(role in (Role.LEAVING, Role.DONE) for role in roles.of.values()):
-        return DECIDE_SECONDS
-    if memory.scaler is None:
-        return None
-    return QUIET_SECONDS if memory.scaler.quiet else DECIDE_SECONDS
+def _moving(roles: Roles) -> bool:
+    return any(role in (Role.LEAVING, Role.DONE) for role in roles.of.values())
 
 
 def _change(spec: PoolSpec, now: float) -> float | None:
@@ -279,8 +271,6 @@ def _step(
         scaler.memory = replace(before, past=replace(before.past, wanted=((now, memory.desired),)))
         scaler.since, memory.resumed = now, True
     scaler.decided_at, scaler.last = now, decision
-    nothing = not (arrived or inputs.work_left or told.running)
-    scaler.quiet = nothing and memory.desired == scaling.spec.min_replicas
     memory.kept = learned.kept(memory.kept, scaler.forecaster, scaler.memory.caution, scaler.since, now)
     replicas = decision.replicas
     unseen = memory.resumed and now - scaler.since < scaler.forecaster.fast

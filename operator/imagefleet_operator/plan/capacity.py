@@ -235,5 +235,4 @@ def is_warm(worker: Worker) -> bool:
     """Whether it has started, and holds what it should."""
     if not worker.pod.ready or worker.report is None:
         return False
-    held = worker.report.models
-    return bool(held) and all(m.state == "Resident" if m.pinned else m.in_host_memory for m in held)
+    return all(m.state == "Resident" for m in worker.report.models if m.pinned)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from imagefleet_operator.plan import conditions, policy, prepull, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.budget import BudgetPlan, plan_budget, within_budget
-from imagefleet_operator.plan.capacity import Capacity, is_warm, scaling_status
+from imagefleet_operator.plan.capacity import Capacity, scaling_status
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
 from imagefleet_operator.plan.entry_status import entries_status, main_entries, suspended
@@ -180,8 +180,6 @@ def _policy(
     report: Report,
     pinned: frozenset[str],
     barred: Collection[str],
-    *,
-    preload: bool = False,
 ) -> Policy:
     name = policy.accelerator(report)
     entries = []
@@ -195,7 +193,6 @@ def _policy(
                 memory_bytes=memory_bytes,
                 speed=policy.measured(model, name),
                 suspended=needed in barred,
-                preload=preload,
             )
         )
     return tuple(entries)
@@ -226,7 +223,7 @@ def _warm_policy(
     needs = [replace(n, min_resident=min(1, n.min_resident)) for n in entries.before.needs]
     sizes = {need.model: need.memory_bytes for need in needs}
     if spec.warm is not None and not spec.warm.on_accelerator:
-        return _policy(sizes, observed, report, frozenset(), barred, preload=True)
+        return _policy(sizes, observed, report, frozenset(), barred)
     slot = Slot(name, report.memory_total_bytes, frozenset(m.model for m in report.models if m.pinned))
     held = place(needs, [slot]).pinned[name]
     return _policy({model: sizes[model] for model in held}, observed, report, held, barred)
@@ -250,8 +247,6 @@ def _unsettled(worker: Worker, changing: bool, now: float) -> bool:
     if worker.silent_since is not None:
         return now - worker.silent_since < verdicts.SILENT_SECONDS
     if changing or worker.report is None or worker.role in GOING:
-        return True
-    if worker.role is Role.WARM and not is_warm(worker):
         return True
     return any(m.state == "Loading" or (m.pinned and m.state == "Absent") for m in worker.report.models)
 

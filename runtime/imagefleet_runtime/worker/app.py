@@ -41,6 +41,11 @@ def create_app(
         supervisor.apply(parse(Policy, await read_body(request, MAX_POLICY_BYTES)))
         return JSONResponse(supervisor.state())
 
+    async def interrupt(request: Request) -> Response:
+        authenticator.check(request.headers.get("authorization"), OPERATOR)
+        supervisor.interrupt()
+        return JSONResponse(supervisor.state())
+
     async def generate(request: Request) -> Response:
         authenticator.check(request.headers.get("authorization"), GATEWAY)
         return await Generation(supervisor, intake, checks, tracing, request).answer()
@@ -48,6 +53,7 @@ def create_app(
     routes = [
         Route("/v1/worker", worker, methods=["GET"]),
         Route("/v1/worker/models", put_models, methods=["PUT"]),
+        Route("/v1/worker/interrupt", interrupt, methods=["POST"]),
         Route("/v1/generate", generate, methods=["POST"]),
         *_health_routes(supervisor, nvml),
     ]

@@ -8,9 +8,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
-from imagefleet_runtime.worker import images
+from imagefleet_runtime.worker import checkpoint, images
+from imagefleet_runtime.worker.checkpoint import Checkpoint, CheckpointError
 from imagefleet_runtime.worker.images import BadPictureError, Picture
-from imagefleet_runtime.worker.schema import INVALID_IMAGE, Base
+from imagefleet_runtime.worker.schema import CHECKPOINT_UNUSABLE, INVALID_IMAGE, Base
 
 MAX_SIDE = 16384  # pixels; the model's own limit is far lower
 MAX_WHOLE = 2**53 - 1  # the largest whole number that JSON carries safely through every language
@@ -31,6 +32,18 @@ def _picture(read: Callable[[bytes], Picture]) -> PlainValidator:
             raise PydanticCustomError(INVALID_IMAGE, "{problem}", {"problem": str(error)}) from None
 
     return PlainValidator(check)
+
+
+def _checkpoint(value: Any) -> Checkpoint | None:
+    if value is None:
+        return None
+    try:
+        if not isinstance(value, str):
+            raise CheckpointError("must be a checkpoint in base64")
+        return checkpoint.read(images.decode_base64(value))
+    except (CheckpointError, BadPictureError) as error:
+        text = str(error).replace("picture", "checkpoint")
+        raise PydanticCustomError(CHECKPOINT_UNUSABLE, "{problem}", {"problem": text}) from None
 
 
 class AdapterBody(Base):
@@ -64,5 +77,6 @@ class GenerateBody(Base):
     priority: Literal["interactive", "batch"] = "interactive"
     deadline_seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE_SECONDS)] | None = None
     score: bool = False
+    resume: Annotated[Checkpoint | None, PlainValidator(_checkpoint)] = None
     stream: bool = False
     partial_images: Annotated[int, Field(ge=0, le=3)] = 0

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from imagefleet_runtime.worker import calibration, deadlines, errors, messages, scheduling
+from imagefleet_runtime.worker import calibration, deadlines, errors, messages, resuming, scheduling
 from imagefleet_runtime.worker.handle import Answer
 from imagefleet_runtime.worker.logs import log
 from imagefleet_runtime.worker.metrics import Metrics
@@ -47,6 +47,7 @@ class Dispatcher:
         self._key: Key | None = None  # of what is being drawn
         self._largest_batch = 0  # since the device was free
         self._measuring = False
+        self._interrupting = False
         self._ids = itertools.count(1)
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -87,9 +88,12 @@ class Dispatcher:
         """Whether ``job`` would not have to wait."""
         if self._measuring or not _may_begin(job):
             return False
-        task = _task(job)
-        chosen = scheduling.choose(self._batch(), [*self._tasks(), task], time.monotonic(), self._speeds())
-        return task in chosen
+        task, now, speeds = _task(job, job.pending), time.monotonic(), self._speeds()
+        tasks = [*self._tasks(), task]
+        paused = {each.id for each in scheduling.to_pause(self._running_tasks(), tasks, now, speeds)}
+        staying = tuple(part.work_seconds for part in self._active() if part.id not in paused)
+        batch = Batch() if paused and not staying else Batch(self._key, staying)
+        return task in scheduling.choose(batch, tasks, now, speeds)
 
     def running(self, model: Model) -> list[Job]:
         """Requests of ``model`` that were begun and are not answered, or whose cancelled pictures have not ended."""
@@ -110,6 +114,8 @@ class Dispatcher:
     # Begin
 
     def _begin_what_may(self) -> None:
+        if not self._measuring:
+            self._make_way()
         refused = True
         while refused and not self._measuring:
             chosen = scheduling.choose(self._batch(), self._tasks(), time.monotonic(), self._speeds())
@@ -118,15 +124,39 @@ class Dispatcher:
             for task in chosen:
                 refused = not self._begin(jobs[task.id]) or refused
 
+    def _make_way(self) -> None:
+        """Put aside what is less urgent than what waits."""
+        tasks = self._tasks()
+        for task in scheduling.to_pause(self._running_tasks(), tasks, time.monotonic(), self._speeds()):
+            part = self._parts[task.id]
+            assert part.job.model.engine is not None, "it draws"
+            part.pausing = True
+            part.job.model.engine.pause(task.id)
+            self._metrics.preempted(part.job.model.name)
+
     def _candidates(self) -> list[Job]:
-        begun = [job for job in self._jobs if job.pending and job.model.state is State.RESIDENT]
+        begun = [job for job in self._jobs if self._beginnable(job) and job.model.state is State.RESIDENT]
         return begun + [job for job in self._waiting if _may_begin(job)]
 
+    def _beginnable(self, job: Job) -> list[Part]:
+        """The pictures of ``job`` to begin or to go on with, in this order. None is begun any more where all are to be
+        interrupted."""
+        return [part for part in job.pending if part.paused or not self._interrupting]
+
     def _tasks(self) -> list[Task]:
-        return [_task(job) for job in self._candidates()]
+        return [_task(job, self._beginnable(job)) for job in self._candidates()]
+
+    def _active(self) -> list[Part]:
+        return [part for part in self._parts.values() if part.active]
+
+    def _running_tasks(self) -> list[Task]:
+        """One for each picture of the batch, by its name in the engine."""
+        return [
+            replace(_task(part.job, [part]), id=number) for number, part in self._parts.items() if part.active
+        ]
 
     def _batch(self) -> Batch:
-        return Batch(self._key, tuple(part.work_seconds for part in self._parts.values() if not part.leaving))
+        return Batch(self._key, tuple(part.work_seconds for part in self._active()))
 
     def _speeds(self) -> Callable[[Key], Speed]:
         """How fast pictures of a key are drawn, as of now: each is worked out once."""
@@ -139,7 +169,10 @@ class Dispatcher:
         return speed
 
     def _begin(self, job: Job) -> bool:
-        """Begin one picture of ``job``. False where the job turns out to be impossible, or was refused just before."""
+        """Begin one picture of ``job``, or go on with it.
+
+        False where the job turns out to be impossible, or was refused just before.
+        """
         if self._waiting.discard(job):
             try:
                 self._check(job)
@@ -152,16 +185,23 @@ class Dispatcher:
             self._idle.clear()
         elif job not in self._jobs:
             return False
-        part, engine = job.pending[0], job.model.engine
+        part, engine = self._beginnable(job)[0], job.model.engine
         assert engine is not None, "a resident model has an engine"
-        part.id = next(self._ids)
         part.heard = job.model.last_used = time.monotonic()
-        self._parts[part.id] = part
-        self._key = part.key
-        self._largest_batch = max(self._largest_batch, len(self._parts))
         engine.on_step = self._stepped
-        engine.draw(replace(part.order, id=part.id), lambda answer: self._answered(part, answer))
+        if part.id is not None:
+            part.paused = False
+            engine.go_on(part.id)
+        else:
+            part.id = next(self._ids)
+            self._parts[part.id] = part
+            engine.draw(replace(part.order, id=part.id), lambda answer: self._answered(part, answer))
+        self._key = part.key
+        self._largest_batch = max(self._largest_batch, len(self._on_device()))
         return True
+
+    def _on_device(self) -> list[Part]:
+        return [part for part in self._parts.values() if part.on_device]
 
     # Hear
 
@@ -185,27 +225,41 @@ class Dispatcher:
         if isinstance(answer, messages.Preview):
             part.job.tell(Preview(part.index, answer.index, answer.image))
             return
-        self._free(part)
-        match answer:
-            case messages.Drawn():
-                self._drawn(part, answer)
-            case messages.Failed() if not part.leaving:
-                self._failed(part, answer)
-        if not self._parts:
+        if isinstance(answer, messages.Paused):
+            part.pausing, part.paused = False, True
+        else:
+            self._free(part)
+            self._ended(part, answer)
+        if not self._on_device():
             self._key, self._largest_batch = None, 0
         if not self.running(part.job.model):
             self._changed()
         self._wake.set()
 
+    def _ended(self, part: Part, answer: Answer) -> None:
+        match answer:
+            case messages.Drawn():
+                self._drawn(part, answer)
+            case messages.Failed() if not part.leaving:
+                self._failed(part, answer)
+            case messages.Checkpoint():
+                part.interrupted = answer
+        if self._interrupting:
+            self._end_interrupted(part.job)
+
     def _free(self, part: Part) -> None:
         assert part.id is not None, "it was being drawn"
         del self._parts[part.id]
         part.id = None
+        part.pausing = part.paused = False
 
     def _drawn(self, part: Part, drawn: messages.Drawn) -> None:
         job, model = part.job, part.job.model
         part.drawn = drawn
-        model.rate = calibration.corrected(model.rate, part.run_seconds, part.units)
+        if (
+            not part.done_before
+        ):  # what is fixed, such as decoding, is too much for the few steps of a resumed one
+            model.rate = calibration.corrected(model.rate, part.run_seconds, part.units)
         model.last_used = time.monotonic()
         model.demand.add(part.run_seconds, model.last_used)
         if drawn.peak_bytes is not None:
@@ -228,7 +282,7 @@ class Dispatcher:
     def _failed(self, part: Part, failed: messages.Failed) -> None:
         order, model = part.order, part.job.model
         if failed.code == "out_of_memory":
-            batch = len(self._parts) + 1
+            batch = len(self._on_device()) + 1
             model.footprint.ran_out(order.width, order.height, batch)
             log("out_of_memory", model=model.name, size=f"{order.width}x{order.height}", batch=batch)
         self._end(part.job, errors.engine(failed.code, failed.message))
@@ -246,6 +300,21 @@ class Dispatcher:
         for job in jobs:
             self._end(job, error)
         return len(jobs)
+
+    def interrupt(self) -> None:
+        """End the requests that were begun, with checkpoints. What cannot be interrupted is drawn to its end first."""
+        self._interrupting = True
+        for job in list(self._jobs):
+            for part in job.running:
+                if part.id is not None and job.model.engine is not None:
+                    job.model.engine.interrupt(part.id)
+            self._end_interrupted(job)
+        self._wake.set()
+
+    def _end_interrupted(self, job: Job) -> None:
+        if job in self._jobs and not job.running:
+            self._metrics.interrupted(job.model.name)
+            self._end(job, resuming.interrupted(job))
 
     def refuse(self, model: Model, error: errors.ApiError) -> None:
         """Answer the requests of ``model`` that were begun and have no engine any more."""
@@ -272,13 +341,15 @@ class Dispatcher:
     def _patience(self, part: Part) -> float:
         """Seconds that the engine may be silent about ``part``."""
         rate = part.job.model.known_rate or 0.0
-        company = part.job.model.steps.slowdown(part.order.width, part.order.height, max(len(self._parts), 1))
+        company = part.job.model.steps.slowdown(
+            part.order.width, part.order.height, max(len(self._on_device()), 1)
+        )
         return deadlines.silence_seconds(rate * part.units * company, self._max_request_seconds)
 
     async def _kill_hung(self) -> None:
         """Raises EngineStuckError."""
         now = time.monotonic()
-        for part in list(self._parts.values()):
+        for part in self._on_device():
             seconds, engine = self._patience(part), part.job.model.engine
             if engine is not None and now - part.heard >= seconds:
                 await engine.kill_hung(seconds)
@@ -286,7 +357,7 @@ class Dispatcher:
 
     async def _sleep(self) -> None:
         """Until something happens, or an engine has been silent for too long."""
-        ends = [part.heard + self._patience(part) for part in self._parts.values()]
+        ends = [part.heard + self._patience(part) for part in self._on_device()]
         timeout = min(ends) - time.monotonic() if ends else None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):  # not wait_for, which can lose a cancellation
@@ -298,8 +369,8 @@ def _may_begin(job: Job) -> bool:
     return job.model.serving and job.claimed <= job.model.begins_until
 
 
-def _task(job: Job) -> Task:
-    pending = job.pending
+def _task(job: Job, pending: list[Part]) -> Task:
+    can = job.model.capabilities
     return Task(
         id=id(job),
         key=job.key,
@@ -310,4 +381,5 @@ def _task(job: Job) -> Task:
         pictures=len(pending),
         remaining=job.work_seconds,
         begun=job.started is not None,
+        pausable=can is not None and can.batches,
     )

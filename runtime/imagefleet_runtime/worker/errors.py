@@ -44,6 +44,29 @@ class ApiError(Exception):
         return headers
 
 
+class InterruptedRequestError(ApiError):
+    """This worker must go before the request is done.
+
+    ``checkpoint``: in base64, from which another worker goes on; None where nothing was drawn yet. ``steps_done``: of
+    all its pictures.
+    """
+
+    def __init__(self, checkpoint: str | None, steps_done: int) -> None:
+        super().__init__(
+            503, "server_error", "interrupted", "this worker must go; another one can draw the rest"
+        )
+        self.checkpoint = checkpoint
+        self.steps_done = steps_done
+
+    def progress(self) -> dict[str, Any]:
+        """What another worker needs to go on."""
+        known = {} if self.checkpoint is None else {"checkpoint": self.checkpoint}
+        return {**known, "stepsDone": self.steps_done}
+
+    def body(self) -> dict[str, Any]:
+        return {**super().body(), **self.progress()}
+
+
 def invalid(code: str, message: str, param: str | None = None) -> ApiError:
     return ApiError(400, "invalid_request_error", code, message, param=param)
 
@@ -86,6 +109,10 @@ def content_policy_violation() -> ApiError:
     return invalid("content_policy_violation", message)
 
 
+def checkpoint_unusable(message: str) -> ApiError:
+    return invalid("checkpoint_unusable", message, "resume")
+
+
 def draining() -> ApiError:
     return ApiError(503, "server_error", "worker_draining", "this worker is shutting down; try another one")
 
@@ -106,5 +133,7 @@ def model_suspended(model: str) -> ApiError:
 
 
 def engine(code: str, message: str) -> ApiError:
-    """``code``: ``engine_crashed``, ``out_of_memory`` or ``generation_failed``."""
+    """``code``: ``engine_crashed``, ``out_of_memory``, ``generation_failed`` or ``checkpoint_unusable``."""
+    if code == "checkpoint_unusable":
+        return checkpoint_unusable(message)
     return ApiError(500, "server_error", code, message)

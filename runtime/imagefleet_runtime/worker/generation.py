@@ -165,6 +165,8 @@ class Generation:
                 headers["x-imagefleet-rate"] = f"{model.known_rate:.6g}"
         if self._job is not None:
             headers["x-imagefleet-seed"] = str(self._job.drawings[0].seed)
+            if self._job.resumed_steps:
+                headers["x-imagefleet-resumed-steps"] = str(self._job.resumed_steps)
             headers["x-imagefleet-queue-seconds"] = f"{self._job.queue_seconds(time.monotonic()):.3f}"
         run_seconds = _run_seconds(self._job)
         if run_seconds is not None:

@@ -18,7 +18,14 @@ from imagefleet_runtime.worker.threads import in_thread
 # A killed process is gone in milliseconds, unless a driver holds it.
 KILL_SECONDS = 30.0
 
-Answer = messages.Preview | messages.Drawn | messages.Failed | messages.Cancelled
+Answer = (
+    messages.Preview
+    | messages.Paused
+    | messages.Drawn
+    | messages.Failed
+    | messages.Cancelled
+    | messages.Checkpoint
+)
 
 
 class EngineExitedError(Exception):
@@ -112,6 +119,19 @@ class EngineHandle:
         """Stop at the next step; the drawing is answered for all that."""
         self._orders.put(messages.Cancel(drawing))
 
+    def interrupt(self, drawing: int) -> None:
+        """Stop at the next step, with a checkpoint; the drawing is answered for all that, drawn where it cannot be
+        stopped."""
+        self._orders.put(messages.Interrupt(drawing))
+
+    def pause(self, drawing: int) -> None:
+        """Leave it where it is from the next step on; answered with Paused, unless it ends before that."""
+        self._orders.put(messages.Pause(drawing))
+
+    def go_on(self, drawing: int) -> None:
+        """Go on with what was paused."""
+        self._orders.put(messages.Continue(drawing))
+
     async def kill_hung(self, seconds: float) -> None:
         """End a process that said nothing for ``seconds``; its owner learns of it. Raises EngineStuckError."""
         self._hung = f"the engine process gave no answer within {seconds:.0f} s and was killed"
@@ -168,9 +188,9 @@ class EngineHandle:
         match answer:
             case messages.Step():
                 self.on_step(answer)
-            case messages.Preview():
+            case messages.Preview() | messages.Paused():
                 self._drawings[answer.id](answer)
-            case messages.Drawn() | messages.Failed() | messages.Cancelled():
+            case messages.Drawn() | messages.Failed() | messages.Cancelled() | messages.Checkpoint():
                 self._drawings.pop(answer.id)(answer)
             case _:
                 self._loading.put_nowait(answer)

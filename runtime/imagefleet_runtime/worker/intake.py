@@ -13,11 +13,12 @@ from imagefleet_runtime.worker.schema import parse
 from imagefleet_runtime.worker.threads import in_thread
 
 MAX_POLICY_BYTES = 1024 * 1024
-MAX_BODY_BYTES = 64 * 1024 * 1024
+# A request of at most 64 MiB, and the checkpoint that it goes on from in base64.
+MAX_BODY_BYTES = (64 + 65) * 1024 * 1024
 BODY_SECONDS = 60.0
-# Longer bodies, and those with a picture (few bytes may be many pixels), are checked in a thread.
+# Longer bodies, and those with a picture (few bytes may be many pixels) or a checkpoint, are checked in a thread.
 SHORT_BYTES = 64 * 1024
-PICTURE = re.compile(rb'"(?:image|mask|control_image)"')
+PICTURE = re.compile(rb'"(?:image|mask|control_image|resume)"')
 # Decoded pictures are large (see images.MAX_PIXELS), so only so many are checked at the same time.
 CHECKS = 2
 

@@ -1,7 +1,7 @@
 """What the supervisor and its engine processes say to each other, over a pipe that only they hold.
 
-The supervisor sends Load once, and then Draw and Cancel at any time; the engine draws all that it was given at the same
-time, batched where that is possible, and answers each drawing by its ``id``.
+The supervisor sends Load once, and its other orders at any time after it; the engine draws all that it was given at
+the same time, batched where that is possible, and answers each drawing by its ``id``.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Draw:
     control_scale: float = 1.0
     adapters: tuple[AdapterUse, ...] = ()
     previews: int = 0  # how many partial pictures
+    resume: bytes | None = None  # where it goes on from: ``Checkpoint.data`` of a drawing that was alike
+    record_bytes: int = 0  # how much may be kept so that it can be interrupted; 0: it cannot be
 
     @property
     def mode(self) -> Mode:
@@ -93,6 +95,28 @@ class Draw:
 @dataclass(frozen=True)
 class Cancel:
     """Stop this drawing at its next step. Without effect once it has ended."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Interrupt:
+    """End this drawing at its next step with a Checkpoint, or Cancelled where it has not begun. One that cannot be
+    interrupted is drawn to its end."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Draw nothing of it from its next step on, until Continue. Answered with Paused, unless it has ended."""
+
+    id: int
+
+
+@dataclass(frozen=True)
+class Continue:
+    """Go on with a paused drawing."""
 
     id: int
 
@@ -200,4 +224,18 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
+    id: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The drawing was interrupted after ``steps`` of its steps; ``data``: for ``Draw.resume``."""
+
+    id: int
+    steps: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Paused:
     id: int

@@ -57,6 +57,13 @@ class Metrics:
         self._cancelled = self._counter(
             "cancelled", "Requests that were stopped before they were answered, by reason", "reason"
         )
+        self._interrupted = self._counter(
+            "interrupted", "Requests that were ended before they were done, for the worker must go"
+        )
+        self._resumed = self._counter("resumed", "Requests that go on where another worker was interrupted")
+        self._preempted = self._counter(
+            "preempted", "Times that a picture had to wait in the middle for more urgent ones"
+        )
         self._images = self._counter("images", "Pictures drawn")
         self._run_seconds = self._counter("run_seconds", "Seconds for which the accelerator drew")
         self._restarts = self._counter("engine_restarts", "Engine processes that ended by themselves")
@@ -80,6 +87,9 @@ class Metrics:
             self._requests,
             self._refused,
             self._cancelled,
+            self._interrupted,
+            self._resumed,
+            self._preempted,
             self._images,
             self._run_seconds,
             self._restarts,
@@ -116,6 +126,15 @@ class Metrics:
     def cancelled(self, model: str, reason: str, requests: int = 1) -> None:
         """``reason``: ``caller_left``, ``unsafe`` or ``suspended``."""
         self._cancelled.labels(*self._base, model, reason).inc(requests)
+
+    def interrupted(self, model: str) -> None:
+        self._interrupted.labels(*self._base, model).inc()
+
+    def resumed(self, model: str) -> None:
+        self._resumed.labels(*self._base, model).inc()
+
+    def preempted(self, model: str) -> None:
+        self._preempted.labels(*self._base, model).inc()
 
     def checked(self, model: str, passed: bool) -> None:
         """The safety check looked at one picture."""

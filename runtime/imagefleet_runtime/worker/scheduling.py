@@ -1,19 +1,22 @@
 """Which pictures are drawn next, and when a place in the queue will be free. Pure.
 
 One batch runs at a time: pictures of the same model, size and adapters (its **key**). Others of that key join it while
-it has free slots; what has another key waits until the batch has ended, and nothing is taken out of it.
+it has free slots; what has another key waits until the batch has ended. What is **urgent** does not wait for what is
+not: the batch's other pictures are put aside where they are (``to_pause``), and wait again, to be gone on with.
 
 Requests are ranked by class, interactive before batch, and inside a class by when they are **due**: the moment at which
 they would have to begin to meet their deadline, but at most ``PATIENCE`` seconds after they came. The one that is due
-first has the least slack. Who has waited for ``PATIENCE`` counts as interactive. So nobody is overtaken by a request
-that comes more than ``PATIENCE`` and the longest admitted request after it (see ``due``).
+first has the least slack. Urgent is what is interactive, and who has waited for ``PATIENCE``. So nobody is overtaken by
+a request that comes more than ``PATIENCE`` and the longest admitted request after it (see ``due``).
 
 Pictures that the batch has room for may overtake one of another key (EASY backfilling) where the batch then ends no
-later than it would anyway, or within half of the slack of the one that is overtaken.
+later than it would anyway, or within half of the slack of the one that is overtaken; what is not urgent never overtakes
+what is.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -56,7 +59,8 @@ class Speed:
 
 @dataclass(frozen=True)
 class Task:
-    """The pictures of one request that have not been begun. Times in seconds, on one clock."""
+    """The pictures of one request that wait to be begun, or gone on with; or one picture that is being drawn. Times in
+    seconds, on one clock."""
 
     id: int
     key: Key
@@ -67,6 +71,7 @@ class Task:
     pictures: int
     remaining: float  # of the whole request, the pictures that are being drawn included
     begun: bool = False  # whether some of its pictures were: then it no longer holds a place in the queue
+    pausable: bool = True  # whether its engine can put it aside
 
     @property
     def due(self) -> float:
@@ -90,8 +95,11 @@ class Batch:
 
 def rank(task: Task, now: float) -> tuple[int, float, float]:
     """Lowest first."""
-    urgent = task.priority == "interactive" or now - task.arrived >= PATIENCE
-    return (0 if urgent else 1, task.due, task.arrived)
+    return (0 if is_urgent(task, now) else 1, task.due, task.arrived)
+
+
+def is_urgent(task: Task, now: float) -> bool:
+    return task.priority == "interactive" or now - task.arrived >= PATIENCE
 
 
 def ends(remaining: Iterable[float], slowdown: Callable[[int], float]) -> list[float]:
@@ -110,6 +118,30 @@ def ends(remaining: Iterable[float], slowdown: Callable[[int], float]) -> list[f
     return times
 
 
+def to_pause(
+    running: Sequence[Task], waiting: Iterable[Task], now: float, speed_of: Callable[[Key], Speed]
+) -> list[Task]:
+    """Those of ``running``, the batch's pictures, that are to make room for ``waiting``: the last ones first.
+
+    A batch of another key ends for an urgent request once nothing urgent is left in it. In a full batch of its own key
+    an urgent picture takes the place of one that is not. What is urgent is never put aside, so that nobody is after
+    PATIENCE, and two requests never put each other aside in turn. Worked example: a full batch of four, one of them
+    urgent; two urgent pictures of its key come: the two of the other three that rank last are paused. Urgent pictures
+    of another key come: none is, until the urgent one has ended.
+    """
+    urgent = sorted((task for task in waiting if is_urgent(task, now)), key=lambda task: rank(task, now))
+    if not urgent or not running:
+        return []
+    key = running[0].key
+    lower = [task for task in running if task.pausable and not is_urgent(task, now)]
+    lower.sort(key=lambda task: rank(task, now), reverse=True)
+    joining = list(itertools.takewhile(lambda task: task.key == key, urgent))
+    if not joining:
+        return lower if len(lower) == len(running) else []
+    free = speed_of(key).cap - len(running)
+    return lower[: max(sum(task.pictures for task in joining) - free, 0)]
+
+
 def choose(batch: Batch, tasks: Iterable[Task], now: float, speed_of: Callable[[Key], Speed]) -> list[Task]:
     """The pictures to begin now, each as its task: a task of two pictures may be in it twice."""
     ranked = sorted(tasks, key=lambda task: rank(task, now))
@@ -124,6 +156,8 @@ def choose(batch: Batch, tasks: Iterable[Task], now: float, speed_of: Callable[[
         if task.key != key:
             overtaken = overtaken or task
             continue
+        if overtaken is not None and is_urgent(overtaken, now) and not is_urgent(task, now):
+            break  # it would be put aside at once; and all that follow are no more urgent
         for _ in range(task.pictures):
             if len(running) >= speed.cap or not _may_join(task, running, overtaken, now, speed):
                 break
@@ -146,7 +180,8 @@ def place_free_after(
 ) -> float | None:
     """Seconds until the next of ``tasks`` leaves the queue, where nobody else comes; None where none ever will.
 
-    It plays what will happen: the batch runs on, and whenever a picture ends ``choose`` says who begins.
+    It plays what will happen: the batch runs on, and whenever a picture ends ``choose`` says who begins. What will be
+    put aside for others then is left out, so that it is rather too late than too early.
     """
     waiting = {task.id: task for task in tasks}
     elapsed = 0.0

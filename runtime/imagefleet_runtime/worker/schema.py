@@ -11,8 +11,9 @@ from imagefleet_runtime.worker import errors
 
 # Kind of bad value that pydantic reports for a field that the schema does not have.
 UNKNOWN_FIELD = "extra_forbidden"
-# Kind of bad value that the fields with pictures report; the code of the answer, too.
+# Kinds of bad values that fields of their own report: pictures, checkpoints. The code of the answer, too.
 INVALID_IMAGE = "invalid_image"
+CHECKPOINT_UNUSABLE = "checkpoint_unusable"
 
 
 class Base(BaseModel):
@@ -36,5 +37,5 @@ def _refusal(error: ValidationError) -> errors.ApiError:
     param = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in first["loc"])) or None
     if first["type"] == UNKNOWN_FIELD:
         return errors.invalid("unknown_parameter", f"unknown parameter {param!r}", param)
-    code = INVALID_IMAGE if first["type"] == INVALID_IMAGE else "invalid_value"
+    code = first["type"] if first["type"] in (INVALID_IMAGE, CHECKPOINT_UNUSABLE) else "invalid_value"
     return errors.invalid(code, f"{param or 'the body'}: {first['msg']}", param)

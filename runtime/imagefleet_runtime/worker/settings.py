@@ -6,12 +6,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 SOURCE_LIMIT_BYTES = 200 * 1024**3
 
 
 class SettingsError(Exception):
     """A setting is missing or wrong; the message names it and says what it should be."""
+
+
+# What becomes of running requests when the worker is told to end: they are drawn to their end, or ended at their next
+# step with a checkpoint.
+Interrupt = Literal["finish", "checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Settings:
     torch_threads: int
     cache: CacheSettings
     checks: CheckSettings = CheckSettings()
+    interrupt: Interrupt = "finish"
 
     @property
     def audience(self) -> str:
@@ -69,7 +76,16 @@ def read_settings(env: Mapping[str, str]) -> Settings:
             safety=env.get("IMAGEFLEET_SAFETY_CHECK", "").strip(),
             quality=env.get("IMAGEFLEET_QUALITY_SCORE", "").strip(),
         ),
+        interrupt=_interrupt(env),
     )
+
+
+def _interrupt(env: Mapping[str, str]) -> Interrupt:
+    text = env.get("IMAGEFLEET_INTERRUPT", "").strip() or "finish"
+    choices: dict[str, Interrupt] = {choice: choice for choice in get_args(Interrupt)}
+    if text not in choices:
+        raise SettingsError(f"IMAGEFLEET_INTERRUPT is {text!r}; it must be one of {', '.join(choices)}")
+    return choices[text]
 
 
 def read_cache_settings(env: Mapping[str, str]) -> CacheSettings:

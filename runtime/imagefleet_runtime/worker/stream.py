@@ -13,7 +13,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from imagefleet_runtime.worker.errors import ApiError
+from imagefleet_runtime.worker.errors import ApiError, InterruptedRequestError
 from imagefleet_runtime.worker.waiting import Job, Picture, Preview
 
 # Proxies give up on a connection that is silent for a minute or so.
@@ -22,6 +22,9 @@ KEEP_ALIVE = b": keep-alive\n\n"
 # How long a caller may read nothing before it counts as gone. What it has not read is held until then: of each picture
 # at most three previews and itself.
 STALL_SECONDS = 60.0
+
+# Of an interrupted request; for the gateway, which goes on elsewhere and does not pass it on.
+CHECKPOINT_EVENT = "imagefleet.checkpoint"
 
 Event = Preview | Picture
 
@@ -92,6 +95,9 @@ def drawn_event(event: Event, job: Job, created_at: int) -> bytes:
 
 
 def error_event(error: ApiError) -> bytes:
+    """The last event of a stream that ends without its pictures."""
+    if isinstance(error, InterruptedRequestError):
+        return encode(CHECKPOINT_EVENT, error.progress())
     return encode("error", error.body())
 
 

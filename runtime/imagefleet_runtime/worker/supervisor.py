@@ -8,16 +8,16 @@ import secrets
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from imagefleet_runtime.worker import admission, errors, requests, source
+from imagefleet_runtime.worker import admission, checkpoint, errors, requests, resuming, source
 from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.bringup import BringUp
 from imagefleet_runtime.worker.dispatch import Dispatcher
 from imagefleet_runtime.worker.handle import EngineStuckError
-from imagefleet_runtime.worker.host_memory import HostMemory
 from imagefleet_runtime.worker.importer import Importer
 from imagefleet_runtime.worker.loader import Loader
 from imagefleet_runtime.worker.logs import log
@@ -94,7 +94,6 @@ class Supervisor:
             digests=digests,
             measure=self._dispatcher.measure,
         )
-        self._host_memory = HostMemory(cache, digests, self._read)
         self._loader = Loader(
             models=self._models,
             waiting=self._waiting,
@@ -124,7 +123,6 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._host_memory.stop()
         try:
             await self._loader.stop_engines()
         except EngineStuckError as error:
@@ -158,14 +156,8 @@ class Supervisor:
             model.withdrawn = True
             if not model.serving:
                 self._refuse_waiting(model, "was withdrawn while the request waited for it")
-        self._host_memory.keep(entry for entry in policy.models if entry.preload)
         self._loader.wake()
         self._dispatcher.wake()
-
-    def _read(self, name: str, read: bool) -> None:
-        """The files of a model have been read into the node's memory, or are no longer kept there."""
-        if name in self._models:
-            self._models[name].in_host_memory = read
 
     def _update(self, model: Model, entry: ModelPolicy) -> None:
         changed = model.entry.identity != entry.identity
@@ -232,7 +224,14 @@ class Supervisor:
             raise errors.draining()
         model = self._allowed(body.model)
         multiple = model.capabilities.size_multiple if model.capabilities else None
-        drawings = requests.resolve(body, model.entry, secrets.randbelow(RANDOM_SEEDS), multiple)
+        given = body.resume
+        random_seed = secrets.randbelow(RANDOM_SEEDS) if given is None else given.seed
+        drawings = requests.resolve(body, model.entry, random_seed, multiple)
+        if given is not None:
+            resuming.check(given, model.entry, drawings)
+        if self.settings.interrupt == "checkpoint":
+            share = checkpoint.LIMIT_BYTES // body.n
+            drawings = tuple(replace(drawing, record_bytes=share) for drawing in drawings)
         now = time.monotonic()
         seconds = DEADLINE_SECONDS[body.priority] if body.deadline_seconds is None else body.deadline_seconds
         job = Job(
@@ -246,6 +245,9 @@ class Supervisor:
             deadline=now + seconds,
             result=asyncio.get_running_loop().create_future(),
         )
+        if given is not None:
+            resuming.take_over(job, given)
+            self.metrics.resumed(model.name)
         self._check(job)
         if self._waiting.full and not self._dispatcher.begins_at_once(job):
             raise errors.queue_full(self._waiting.limit, self._place_free_after())
@@ -288,11 +290,23 @@ class Supervisor:
 
     async def drain(self) -> None:
         """Take no more requests, refuse those that wait, and return when those that are being drawn are answered."""
+        if self.settings.interrupt == "checkpoint":
+            self.interrupt()
         self.draining = True
         log("draining", waiting=len(self._waiting), running=self._dispatcher.count)
         for job in self._waiting.take_all(lambda _job: True):
             job.answer(errors.draining())
         await self._dispatcher.idle()
+
+    def interrupt(self) -> None:
+        """Take no more requests, and end those that there are, the running ones at their next step with a checkpoint.
+        What cannot be interrupted is drawn to its end."""
+        self.draining = True
+        log("interrupted", waiting=len(self._waiting), running=self._dispatcher.count)
+        for job in self._waiting.take_all(lambda _job: True):
+            self.metrics.interrupted(job.model.name)
+            job.answer(resuming.interrupted(job))
+        self._dispatcher.interrupt()
 
     # What others see
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.errors import ApiError
-from imagefleet_runtime.worker.messages import Draw, Drawn, Phase
+from imagefleet_runtime.worker.messages import Checkpoint, Draw, Drawn, Phase
 from imagefleet_runtime.worker.model import Model
 from imagefleet_runtime.worker.scheduling import PATIENCE, Key, Priority
 
@@ -49,17 +49,33 @@ class Part:
     order: Draw
     units: float  # megapixel-steps
     done: float = 0.0  # 0 to 1
+    done_before: float = 0.0  # as it was when it came here: another worker was interrupted then
+    steps_before: int = 0  # the same, in steps
     id: int | None = None  # while an engine draws it, its name there
     heard: float = 0.0  # when the engine last spoke of it
     leaving: bool = False  # cancelled, and not ended yet
+    pausing: bool = False  # was asked to wait, and may be at a step still
+    paused: bool = False  # waits in its engine until it may go on
     largest_batch: int = 1  # that it shared a step with
     shared_seconds: float = 0.0  # its share of the steps so far
     alone_seconds: float = 0.0  # what these steps would have taken without company
     drawn: Drawn | None = None
+    interrupted: Checkpoint | None = None  # where it was, if it was interrupted
 
     @property
     def pending(self) -> bool:
-        return self.id is None and self.drawn is None
+        ended = self.drawn is not None or self.interrupted is not None
+        return not ended and (self.id is None or (self.paused and not self.leaving))
+
+    @property
+    def on_device(self) -> bool:
+        """Whether it takes part in the engine's steps, for all that is known."""
+        return self.id is not None and not self.paused
+
+    @property
+    def active(self) -> bool:
+        """Whether it is to take part in the next one."""
+        return self.on_device and not self.leaving and not self.pausing
 
     @property
     def work_seconds(self) -> float:
@@ -129,13 +145,18 @@ class Job:
 
     @property
     def pending(self) -> list[Part]:
-        """The pictures that have not been begun."""
-        return [part for part in self.parts if part.pending]
+        """The pictures that have not been begun, after those that wait to go on."""
+        return sorted((part for part in self.parts if part.pending), key=lambda part: not part.paused)
 
     @property
     def running(self) -> list[Part]:
-        """The pictures that an engine draws."""
+        """The pictures that an engine draws, or holds."""
         return [part for part in self.parts if part.id is not None]
+
+    @property
+    def resumed_steps(self) -> int:
+        """Steps that another worker drew."""
+        return sum(part.steps_before for part in self.parts)
 
     def tell(self, event: Preview | Picture) -> None:
         if self.body.stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from imagefleet_runtime.worker.checkpoint import LIMIT_BYTES
 from imagefleet_runtime.worker.engine import options
 from imagefleet_runtime.worker.engine.hub import SharedModule
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
@@ -127,3 +129,18 @@ def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
+
+
+@torch.inference_mode()
+def interrupt(pipeline: Pipeline, draw: Draw, rounds: int, company: Iterable[Draw] = ()) -> Draw:
+    """``draw``, begun beside ``company`` and stopped after so many rounds; as it is to be gone on with."""
+    picture = pipeline.start(replace(draw, record_bytes=LIMIT_BYTES), lambda _index, _pixels: None)
+    for other in company:
+        pipeline.start(other, lambda _index, _pixels: None)
+    for _ in range(rounds):
+        pipeline.hub.round()
+    assert picture.tape.whole
+    resume = picture.tape.to_bytes()
+    pipeline.hub.cancel(draw.id)
+    finish(pipeline)
+    return replace(draw, resume=resume)

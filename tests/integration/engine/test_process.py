@@ -226,3 +226,87 @@ def test_larger_pictures_need_more_memory(start: Callable[..., Engine]) -> None:
     )
     small, large = start(warmth=warmth).until(messages.Loaded)[-1].profiles
     assert dict(large.peak_bytes)[1] > dict(small.peak_bytes)[1]
+
+
+RECORD_BYTES = 10**6
+
+
+def _picture(engine: Engine, identifier: int) -> bytes:
+    """The picture of a drawing, which is under way."""
+    drawn = [message for message in engine.until(messages.Drawn) if isinstance(message, messages.Drawn)]
+    assert [message.id for message in drawn] == [identifier]
+    return bytes(drawn[0].image)
+
+
+def test_an_interrupted_drawing_goes_on_in_another_process(start: Callable[..., Engine]) -> None:
+    from tests.integration.engine.drawing import request
+
+    engines = [start(), start()]
+    for engine in engines:
+        engine.until(messages.Loaded)
+    engine, other = engines
+    engine.connection.send(request(id=1, steps=300))
+    undisturbed = _picture(engine, 1)
+    engine.connection.send(request(id=2, steps=300, record_bytes=RECORD_BYTES))
+    engine.until(messages.Step)
+    engine.connection.send(messages.Interrupt(2))
+    stopped = engine.until(messages.Checkpoint)[-1]
+    assert 0 < stopped.steps < 300
+    other.connection.send(request(id=3, steps=300, resume=stopped.data))
+    told = other.until(messages.Drawn)
+    assert min(step.done[3] for step in told if isinstance(step, messages.Step)) > stopped.steps / 300
+    assert told[-1].image == undisturbed
+
+
+def test_what_cannot_be_interrupted_is_drawn_to_its_end(loaded: Engine) -> None:
+    from tests.integration.engine.drawing import request
+
+    loaded.connection.send(request(id=1, steps=100))
+    loaded.until(messages.Step)
+    loaded.connection.send(messages.Interrupt(1))
+    assert _picture(loaded, 1)
+
+
+def test_a_broken_checkpoint_fails_its_drawing_and_no_other(loaded: Engine) -> None:
+    from tests.integration.engine.drawing import request
+
+    loaded.connection.send(request(id=1, resume=b"no tape"))
+    loaded.connection.send(request(id=2))
+    told = loaded.until(messages.Drawn)
+    [failed] = [message for message in told if isinstance(message, messages.Failed)]
+    assert (failed.id, failed.code) == (1, "checkpoint_unusable")
+    assert told[-1].id == 2
+
+
+def test_a_paused_drawing_waits_for_others_and_goes_on_as_if_nothing_had_happened(loaded: Engine) -> None:
+    from tests.integration.engine.drawing import request
+
+    loaded.connection.send(request(id=1, steps=200))
+    undisturbed = _picture(loaded, 1)
+    loaded.connection.send(request(id=2, steps=200))
+    loaded.until(messages.Step)
+    loaded.connection.send(messages.Pause(2))
+    loaded.until(messages.Paused)
+    loaded.connection.send(request(id=3, steps=50, width=96))
+    told = loaded.until(messages.Drawn)
+    assert told[-1].id == 3
+    assert all(list(step.done) == [3] for step in told if isinstance(step, messages.Step))
+    loaded.connection.send(messages.Continue(2))
+    assert _picture(loaded, 2) == undisturbed
+
+
+def test_an_engine_whose_drawings_all_wait_takes_its_orders(loaded: Engine) -> None:
+    from tests.integration.engine.drawing import request
+
+    loaded.connection.send(request(id=1, steps=100, record_bytes=RECORD_BYTES))
+    loaded.connection.send(request(id=2, steps=100))
+    loaded.until(messages.Step)
+    for number in (1, 2, 9):  # the last is of nothing that is here
+        loaded.connection.send(messages.Pause(number))
+    loaded.until(messages.Paused, 2)
+    loaded.connection.send(messages.Interrupt(1))
+    assert loaded.until(messages.Checkpoint)[-1].id == 1
+    loaded.connection.send(messages.Cancel(2))
+    assert loaded.until(messages.Cancelled)[-1].id == 2
+    loaded.connection.send(request(id=3))
+    assert _picture(loaded, 3)

@@ -49,8 +49,12 @@ class Desk:
         if job in self.refusals:
             raise errors.invalid("size_exceeds_memory", "too large", "size")
 
+    def job(self, model: str = "a", **fields: Any) -> Job:
+        """One that has not been submitted."""
+        return make_job(self.models[model], asyncio.get_running_loop(), time.monotonic(), **fields)
+
     def submit(self, model: str = "a", **fields: Any) -> Job:
-        job = make_job(self.models[model], asyncio.get_running_loop(), time.monotonic(), **fields)
+        job = self.job(model, **fields)
         self.waiting.add(job)
         self.dispatcher.wake()
         return job
@@ -59,6 +63,9 @@ class Desk:
         """The dispatcher has nothing left to do, and its engines were told all."""
         for _ in range(20):
             await asyncio.sleep(0)
+
+    async def seconds(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
 
     def metrics_text(self) -> str:
         return generate_latest(self.metrics.registry).decode()

@@ -5,22 +5,26 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from imagefleet_runtime.worker.handle import EngineHandle
 from imagefleet_runtime.worker.messages import (
     Cancel,
     Cancelled,
     Capabilities,
+    Checkpoint,
     Draw,
     Drawn,
     Failed,
     Loaded,
+    Paused,
     Preview,
     SizeProfile,
     Step,
 )
 from imagefleet_runtime.worker.threads import in_thread
+
+Order = TypeVar("Order")
 
 TAKES = frozenset({"guidance_scale", "num_inference_steps"})
 CAPABILITIES = Capabilities("StableDiffusionPipeline", 8, TAKES, True, batches=True)
@@ -87,6 +91,11 @@ class PlayedEngine:
         assert isinstance(order, Cancel), order
         return order
 
+    async def order(self, kind: type[Order]) -> Order:
+        order = await self.next()
+        assert isinstance(order, kind), order
+        return order
+
     @property
     def has_orders(self) -> bool:
         """Only meaningful once the supervisor has nothing left to do."""
@@ -109,3 +118,9 @@ class PlayedEngine:
 
     def cancelled(self, identifier: int) -> None:
         self.send(Cancelled(identifier))
+
+    def paused(self, identifier: int) -> None:
+        self.send(Paused(identifier))
+
+    def checkpointed(self, identifier: int, steps: int) -> None:
+        self.send(Checkpoint(identifier, steps, f"after {steps}".encode()))

@@ -97,6 +97,9 @@ class FakeSupervisor:
     def work_seconds(self) -> float:
         return 0.0
 
+    def ready_seconds(self) -> float:
+        return 0.0
+
     def count(self, code: str) -> float:
         """Requests that were answered with ``code``."""
         labels = {"namespace": "team-a", "pool": "images", "model": "shapes-1", "code": code}

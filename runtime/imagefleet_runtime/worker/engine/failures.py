@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from imagefleet_runtime.worker import messages
+from imagefleet_runtime.worker.checkpoint import CheckpointError
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -17,6 +18,8 @@ def failure(identifier: int, error: Exception, *secrets: str) -> messages.Failed
         return messages.Failed(
             identifier, "out_of_memory", "not enough memory for this request; ask for fewer pixels or images"
         )
+    if isinstance(error, CheckpointError):
+        return messages.Failed(identifier, "checkpoint_unusable", str(error))
     return messages.Failed(identifier, "generation_failed", describe(error, *secrets))
 
 

@@ -18,9 +18,11 @@ from typing import Any
 import greenlet  # type: ignore[import-untyped]
 import torch
 
+from imagefleet_runtime.worker.checkpoint import CheckpointError
 from imagefleet_runtime.worker.engine import merge, tiles
 from imagefleet_runtime.worker.engine.failures import is_out_of_memory
 from imagefleet_runtime.worker.engine.lanes import Lanes
+from imagefleet_runtime.worker.engine.tape import Tape
 
 # Calls in one merged call. Only the windows of very large pictures are more: the supervisor keeps batches of drawings
 # as small as they gain.
@@ -36,7 +38,7 @@ class Drawing:
     """One picture in the making. ``work`` runs in a greenlet of its own and returns the result.
 
     ``key``: drawings share calls only where it is equal (size, adapters). ``pixels``: its size. ``windows``: where the
-    picture is larger than the model can draw at once, the tiles of its latents.
+    picture is larger than the model can draw at once, the tiles of its latents. ``tape``: what it was told so far.
     """
 
     id: int
@@ -45,6 +47,8 @@ class Drawing:
     pixels: int
     adapters: tuple[tuple[str, float], ...] = ()
     windows: tiles.Windows | None = None
+    tape: Tape = field(default_factory=Tape)
+    paused: bool = False  # it waits, with all that it has, until it may go on
     work_seconds: float = 0.0  # its own share of the device's time
     call: _Call | None = None  # what it waits for; None: it has not begun, or has ended
     thread: greenlet.greenlet | None = None
@@ -65,10 +69,14 @@ class Round:
 
 
 class SharedModule:
-    """A module of the pipeline whose calls the hub answers. Its own ``forward`` is kept aside."""
+    """A module of the pipeline whose calls the hub answers. Its own ``forward`` is kept aside.
 
-    def __init__(self, module: torch.nn.Module, batches: bool) -> None:
+    ``guides``: it is a ControlNet.
+    """
+
+    def __init__(self, module: torch.nn.Module, batches: bool, guides: bool = False) -> None:
         self.module = module
+        self.guides = guides
         self.forward = module.forward
         self._signature = inspect.signature(module.forward)
         self.layout = merge.LAYOUTS.get(type(module).__name__) if batches else None
@@ -120,9 +128,17 @@ class Hub:
         if drawing is not None and drawing.thread is not None:
             self._resume(drawing, drawing.thread.throw, CancelledError)
 
+    def pause(self, identifier: int, paused: bool) -> None:
+        """Leave a drawing where it waits, in all further rounds, or go on with it."""
+        if identifier in self._drawings:
+            self._drawings[identifier].paused = paused
+
+    def is_paused(self, identifier: int) -> bool:
+        return identifier in self._drawings and self._drawings[identifier].paused
+
     def round(self) -> Round:
         """Answer every call that waits, each as part of the largest batch that fits it."""
-        waiting = [drawing for drawing in self._drawings.values() if drawing.call is not None]
+        waiting = [each for each in self._drawings.values() if each.call is not None and not each.paused]
         for kind, group in _groups(waiting).items():
             size = self._largest.get(kind, len(group))
             for start in range(0, len(group), size):
@@ -143,7 +159,16 @@ class Hub:
             return
         for drawing, answer in zip(group, answers, strict=True):
             drawing.work_seconds += share
-            assert drawing.thread is not None
+            self._hand(drawing, answer)
+
+    def _hand(self, drawing: Drawing, answer: Any) -> None:
+        assert drawing.thread is not None
+        assert drawing.call is not None
+        try:
+            drawing.tape.add(answer, guide=drawing.call.module.guides)
+        except CheckpointError as error:
+            self._resume(drawing, drawing.thread.throw, error)
+        else:
             self._resume(drawing, drawing.thread.switch, answer)
 
     def _try_forward(self, group: list[Drawing]) -> list[Any] | Exception:
@@ -198,14 +223,20 @@ class Hub:
         return answers
 
     def _resume(self, drawing: Drawing, switch: Callable[..., Any], *value: Any) -> None:
-        """Let ``drawing`` run until it calls a shared module again, or ends."""
+        """Let ``drawing`` run until it calls a shared module whose answer its tape does not know, or ends."""
+        assert drawing.thread is not None
+        switch_on = drawing.thread.switch
         drawing.call = None
         self._lanes.alone(drawing.pixels)
         started = time.monotonic()
         try:
             answer = switch(*value)
+            while isinstance(answer, _Call) and drawing.tape.knows(guide=answer.module.guides):
+                answer = switch_on(drawing.tape.recall(guide=answer.module.guides))
+            if not isinstance(answer, _Call) and drawing.tape.catching_up:
+                raise CheckpointError("the checkpoint holds more answers than the picture has steps")
         except Exception as error:
-            self._ended.errors.append((drawing, error))
+            self._ended.errors.append((drawing, _blamed(drawing, error)))
             del self._drawings[drawing.id]
             return
         finally:
@@ -215,6 +246,17 @@ class Hub:
         else:
             self._ended.results.append((drawing, answer))
             del self._drawings[drawing.id]
+
+
+def _blamed(drawing: Drawing, error: Exception) -> Exception:
+    """``error``, or that the drawing was given a checkpoint with which it cannot get as far as that has it."""
+    if (
+        not drawing.tape.catching_up
+        or isinstance(error, CancelledError | CheckpointError)
+        or is_out_of_memory(error)
+    ):
+        return error
+    return CheckpointError(f"the pipeline cannot go on from the checkpoint: {type(error).__name__}")
 
 
 def _groups(drawings: list[Drawing]) -> dict[Hashable, list[Drawing]]:

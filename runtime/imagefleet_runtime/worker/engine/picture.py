@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter
 
 from imagefleet_runtime.worker.engine import previews
 from imagefleet_runtime.worker.engine.modes import NotTextToImageError
+from imagefleet_runtime.worker.engine.tape import Tape
 from imagefleet_runtime.worker.images import to_pixels
 from imagefleet_runtime.worker.messages import Draw, Phase
 
@@ -30,8 +31,11 @@ class WithheldError(Exception):
 class Picture:
     """``pipe``: a pipeline of this picture alone (see Pipeline). ``work`` runs in the drawing's greenlet."""
 
-    def __init__(self, draw: Draw, pipe: Any, on_preview: Callable[[int, Any], None]) -> None:
+    def __init__(
+        self, draw: Draw, pipe: Any, on_preview: Callable[[int, Any], None], tape: Tape | None = None
+    ) -> None:
         self.draw = draw
+        self.tape = Tape() if tape is None else tape
         self._pipe = pipe
         self._on_preview = on_preview
         owner: Any = type(pipe)
@@ -39,6 +43,10 @@ class Picture:
         self._step = 0
         self._estimate = previews.CleanEstimate(pipe.scheduler) if draw.previews else None
         self._marks: list[tuple[str, int]] = [("text_encode", time.time_ns())]
+
+    @property
+    def steps_done(self) -> int:
+        return self._step
 
     @property
     def done(self) -> float:
@@ -122,7 +130,8 @@ class Picture:
         self._step += 1
         if self._estimate is not None:
             number = previews.preview_steps(self.draw.previews, self._steps).get(self._step)
-            if number is not None:
+            # Those of steps that another engine drew, it sent.
+            if number is not None and not self.tape.catching_up:
                 self._preview(number, self._estimate, tensors["latents"])
         if self._step == self._steps:
             self.mark("decode")

@@ -13,15 +13,18 @@ from typing import Any
 
 import torch
 
+from imagefleet_runtime.worker.checkpoint import CheckpointError
 from imagefleet_runtime.worker.engine import merge, modes, options, tiles, vae
 from imagefleet_runtime.worker.engine.adapters import Adapters, as_use
 from imagefleet_runtime.worker.engine.hub import Drawing, Hub, SharedModule
 from imagefleet_runtime.worker.engine.lanes import Lanes
 from imagefleet_runtime.worker.engine.picture import Picture
+from imagefleet_runtime.worker.engine.tape import Tape, tape_of
 from imagefleet_runtime.worker.messages import Draw, Load
 
 # Parts that run at every step, and so are worth sharing between drawings.
-SHARED_PARTS = ("unet", "transformer", "controlnet")
+GUIDE = "controlnet"
+SHARED_PARTS = ("unet", "transformer", GUIDE)
 # Files are read ahead by a few threads; more would only fight for the same disk.
 READ_THREADS = 4
 READ_BYTES = 16 * 1024 * 1024
@@ -41,9 +44,12 @@ class Pipeline:
         self._modes = modes.Modes(pipe)
         self._cached = order.options.step_cache is not None
         self._drawn_by: Any = pipe
-        shared = [module for module in map(self._part, SHARED_PARTS) if module is not None]
+        shared = {name: module for name in SHARED_PARTS if (module := self._part(name)) is not None}
         # Step caching keeps one state for the whole model, so drawings must not share or alternate steps then.
-        self.shared = [SharedModule(module, batches=not self._cached) for module in shared]
+        self.shared = [
+            SharedModule(module, batches=not self._cached, guides=name == GUIDE)
+            for name, module in shared.items()
+        ]
         self.capabilities = modes.capabilities(
             self._modes,
             self._adapters.names,
@@ -70,12 +76,12 @@ class Pipeline:
     def start(self, draw: Draw, on_preview: Callable[[int, Any], None]) -> Picture:
         """Begin to draw: the picture shares the hub's rounds from now on.
 
-        ``on_preview`` is called with the preview's number and its pixels.
+        ``on_preview`` is called with the preview's number and its pixels. Raises CheckpointError.
         """
         control = draw.control_image is not None
         pipe = self._own_copy(self._modes.pipe(draw.mode, control=control))
         use = as_use(draw.adapters)
-        picture = Picture(draw, pipe, on_preview)
+        picture = Picture(draw, pipe, on_preview, self._tape(draw))
 
         def work() -> Any:
             self._drawn_by = pipe
@@ -90,9 +96,24 @@ class Pipeline:
             pixels=draw.width * draw.height,
             adapters=use,
             windows=windows,
+            tape=picture.tape,
         )
         self.hub.start(drawing)
         return picture
+
+    def _tape(self, draw: Draw) -> Tape:
+        """Raises CheckpointError."""
+        # A denoiser that is not known, or that caches steps, may remember what it was asked before: answers from a
+        # tape would leave it without that.
+        if self._denoiser_layout() is None:
+            if draw.resume is not None:
+                raise CheckpointError("this model's pictures are drawn in one go")
+            return Tape()
+        return (
+            Tape(draw.record_bytes)
+            if draw.resume is None
+            else tape_of(draw.resume, draw.record_bytes, self.device)
+        )
 
     def forget_steps(self) -> None:
         """Drop what step caching remembers of a drawing that has ended, in whatever way."""

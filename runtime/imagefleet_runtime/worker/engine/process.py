@@ -54,6 +54,9 @@ class _Engine:
         self._encoders = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
         self._waiting: deque[messages.Draw] = deque()  # not begun, as this model draws one picture at a time
         self._pictures: dict[int, Picture] = {}
+        self._stopped: dict[
+            int, Callable[[], object]
+        ] = {}  # what is sent at the end of those that are being stopped
         # The previews of each picture that are being encoded: all are sent before its end is.
         self._previews: dict[int, list[Future[None]]] = {}
 
@@ -70,8 +73,7 @@ class _Engine:
         with torch.inference_mode():
             while True:
                 self._receive()
-                if self._pictures:
-                    self._round()
+                self._round()
 
     def _load(self, order: messages.Load) -> None:
         """Raises what loading and the first drawings raise."""
@@ -96,13 +98,29 @@ class _Engine:
 
     def _receive(self) -> None:
         """Take all messages that have come; wait for one where there is nothing to draw."""
-        while not self._pictures or self._connection.poll():
-            match self._connection.recv():
-                case messages.Draw() as draw:
-                    self._waiting.append(draw)
-                case messages.Cancel() as cancel:
-                    self._cancel(cancel.id)
+        while not self._active() or self._connection.poll():
+            self._obey(self._connection.recv())
             self._start_waiting()
+
+    def _obey(self, order: object) -> None:
+        match order:
+            case messages.Draw():
+                self._waiting.append(order)
+            case messages.Cancel():
+                self._end(order.id, lambda: messages.Cancelled(order.id))
+            case messages.Interrupt():
+                self._interrupt(order.id)
+            case messages.Pause() if order.id in self._pictures:
+                self._pipeline.hub.pause(order.id, True)
+                self._send(messages.Paused(order.id))
+            case messages.Continue() if order.id in self._pictures:
+                self._pipeline.hub.pause(order.id, False)
+
+    def _active(self) -> list[Picture]:
+        """The pictures that take part in the next round."""
+        return [
+            picture for number, picture in self._pictures.items() if not self._pipeline.hub.is_paused(number)
+        ]
 
     def _start_waiting(self) -> None:
         while self._waiting and (self._pipeline.capabilities.batches or not self._pictures):
@@ -118,8 +136,10 @@ class _Engine:
         self._pictures[draw.id] = picture
         picture.began_steps()
 
-    def _cancel(self, identifier: int) -> None:
+    def _end(self, identifier: int, last: Callable[[], object]) -> None:
+        """Stop a drawing; ``last`` makes the message that is the end of it."""
         if identifier in self._pictures:
+            self._stopped[identifier] = last
             self._pipeline.hub.cancel(identifier)
             self._finish_all(self._pipeline.hub.take_ended())
             return
@@ -127,8 +147,19 @@ class _Engine:
             self._waiting.remove(draw)
             self._send(messages.Cancelled(identifier))
 
+    def _interrupt(self, identifier: int) -> None:
+        picture = self._pictures.get(identifier)
+        if picture is None or picture.steps_done == 0:
+            self._end(identifier, lambda: messages.Cancelled(identifier))
+        elif picture.tape.whole:
+            steps, tape = picture.steps_done, picture.tape
+            self._end(identifier, lambda: messages.Checkpoint(identifier, steps, tape.to_bytes()))
+
     def _round(self) -> None:
-        self._steps.begin(list(self._pictures.values()))
+        active = self._active()
+        if not active:
+            return
+        self._steps.begin(active)
         ended = self._pipeline.hub.round()
         self._steps.end()
         self._finish_all(ended)
@@ -136,11 +167,12 @@ class _Engine:
 
     def _finish_all(self, ended: Round) -> None:
         for drawing, drawn in ended.results:
+            self._stopped.pop(drawing.id, None)
             self._finish(drawing, drawn)
         for drawing, error in ended.errors:
             picture = self._pictures.pop(drawing.id)
             self._pipeline.forget_steps()
-            self._fail(picture.draw, error)
+            self._fail(picture.draw, error, self._stopped.pop(drawing.id, None))
 
     def _finish(self, drawing: Drawing, drawn: Any) -> None:
         """Hand what was drawn to a thread that compresses and sends it."""
@@ -168,9 +200,12 @@ class _Engine:
 
         self._previews[draw.id].append(self._encoders.submit(encode))
 
-    def _fail(self, draw: messages.Draw, error: Exception) -> None:
-        if isinstance(error, CancelledError):
-            self._send_last(draw, lambda: messages.Cancelled(draw.id))
+    def _fail(
+        self, draw: messages.Draw, error: Exception, stopped: Callable[[], object] | None = None
+    ) -> None:
+        """``stopped``: what to send where it was stopped."""
+        if isinstance(error, CancelledError) and stopped is not None:
+            self._send_last(draw, stopped)
             return
         failed = failure(draw.id, error, draw.prompt, draw.negative_prompt or "")
         self._send_last(draw, lambda: failed)
