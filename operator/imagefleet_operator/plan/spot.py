@@ -188,11 +188,13 @@ def as_served(observed: PoolObserved, now: float) -> PoolObserved:
 
 
 def obsolete(observed: PoolObserved, now: float) -> bool:
-    """Whether the Deployment of the workers on demand can go since the pool has no spot any more: the other one has all
-    workers ready, or finds no accelerators for them beside those on demand."""
+    """Whether the Deployment of the workers on demand can go since the pool has no spot any more: it has none, or the
+    other one has all workers ready, or finds no accelerators for them beside those on demand."""
     spec, name = observed.pool.spec, on_demand_name(observed.pool.name)
     if spec is None or spec.spot is not None or name not in observed.parts:
         return False
+    if not observed.parts[name].replicas and not observed.parts[name].desired:
+        return True
     rest = alone(observed, SPOT)
     state = rest.deployment
     if state is None or not state.current or state.replicas > state.updated:

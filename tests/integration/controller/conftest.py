@@ -28,7 +28,15 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="package")
-def start(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[STARTER]:
+def cache() -> Iterator[Path]:
+    """The node cache, a folder of the nodes."""
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+@pytest.fixture(scope="package")
+def start(cluster: Cluster, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[STARTER]:
     """Starts operators by name; all are killed in the end. Short leases, so that none waits long for another."""
     folder = tmp_path_factory.mktemp("operator")
     kubeconfig = write_kubeconfig(cluster, folder / "kubeconfig", make_account(cluster))
@@ -44,6 +52,8 @@ def start(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         for name, seconds in (("LEASE", "4"), ("RENEW", "3"), ("RETRY", "0.5")):
             patch.setenv(f"IMAGEFLEET_{name}_SECONDS", seconds)
+        patch.setenv("IMAGEFLEET_CACHE_TYPE", "hostPath")
+        patch.setenv("IMAGEFLEET_CACHE_PATH", str(cache))
         yield starter
     for made in started:
         made.kill()

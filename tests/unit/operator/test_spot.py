@@ -217,6 +217,7 @@ OFF: dict[str, Any] = {"spec": None, "on_demand": 2, "replicas": 2}
         pytest.param(world(*workers(2), *workers(2, ON_DEMAND), spot=2, on_demand=2), False, id="the pool has spot"),
         pytest.param(world(*workers(2, ""), spot=2, spec=None, on_demand=None), False, id="there is none"),
         pytest.param(world(*workers(1, ""), *workers(2, ON_DEMAND), spot=2, **OFF), False, id="one is not replaced"),
+        pytest.param(world(spot=2, spec=None, on_demand=0, replicas=2), True, id="none is on demand"),
         pytest.param(world(*workers(2, ""), *workers(2, ON_DEMAND), spot=2, **OFF), True, id="all are replaced"),
         pytest.param(
             world(*workers(1, ""), waiting(9.0, FULL, ""), *workers(2, ON_DEMAND), spot=2, **OFF), True,
