@@ -94,7 +94,7 @@ def test_what_an_interrupted_worker_draws_comes_from_another_one_and_is_the_same
     settled(overnight)
     assert nodes(overnight) == set(NODES)
     gateway, route = overnight.fleet.gateways()[0], f"{overnight.kubectl.namespace}/shapes"
-    undisturbed = draw(gateway, route, **LONG)
+    undisturbed, before = draw(gateway, route, **LONG), resumed(gateway)
     with ThreadPoolExecutor(1) as callers:
         picture = callers.submit(draw, gateway, route, **LONG)
         try:
@@ -104,15 +104,16 @@ def test_what_an_interrupted_worker_draws_comes_from_another_one_and_is_the_same
             assert ImageChops.difference(picture.result(120), undisturbed).getbbox() is None
         finally:
             untaint(overnight.fleet.cluster)
-    assert interruptions(gateway) > 0, "it was handed over"
+    assert resumed(gateway) == before + 1, "it went on where it was left off"
 
 
-def interruptions(gateway: str) -> float:
-    """Requests that this gateway took from a worker to another one since the first went away."""
+def resumed(gateway: str) -> float:
+    """Requests that went on where an interrupted worker had left off."""
     with urllib.request.urlopen(f"{gateway}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    found = (line for line in lines if line.startswith("imagefleet_gateway_retries_total{"))
-    return sum(float(line.split()[-1]) for line in found if 'reason="interrupted"' in line)
+    return sum(
+        float(line.split()[-1]) for line in lines if line.startswith("imagefleet_gateway_resumed_total{")
+    )
 
 
 def test_workers_on_demand_draw_while_there_are_no_spot_nodes(overnight: Pool) -> None:
