@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .bodies import Body, Budget, CallerGoneError, Header, Receive, read_head
+from .budgets import INSUFFICIENT_QUOTA
 from .course import Course
 from .dispatch import Dispatcher
 from .endpoints import ENDPOINTS, Reader, reader
@@ -20,6 +21,7 @@ from .metrics import Metrics
 from .mirror import Mirror
 from .report import report
 from .snapshot import describe
+from .spending import Spending
 from .trace import Trace
 from .upstream import EVENT_STREAM
 from .work import Request
@@ -79,6 +81,7 @@ class App:
         dispatcher: Dispatcher,
         metrics: Metrics,
         figures: Figures,
+        spending: Spending,
         mirror: Mirror,
         bodies: Budget,
         pod: str,
@@ -103,7 +106,7 @@ class App:
             "/readyz": self._readyz,
             "/metrics": lambda: (200, _METRICS, metrics.expose()),
             "/v1/models": self._models,
-            "/v1/gateway": lambda: (200, _JSON, report(pod, metrics, figures, clock())),
+            "/v1/gateway": lambda: (200, _JSON, report(pod, metrics, figures, spending, clock())),
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -231,6 +234,10 @@ class App:
             repeated=trace.repeated,
         )
         self._metrics.looked_at(trace.key, trace.worker_figures)
+        if trace.degraded:
+            self._metrics.degraded(trace.key)
+        if code == INSUFFICIENT_QUOTA:
+            self._metrics.quota_refused(trace.key)
         line = LogLine(
             time=round(time.time(), 3),
             request_id=trace.request_id,
@@ -307,6 +314,8 @@ def _trace_headers(trace: Trace) -> Headers:
     if model:
         headers.append((b"x-imagefleet-model", model.encode()))
         headers.append((b"x-imagefleet-pool", pool.encode()))
+    if trace.degraded:
+        headers.append((b"x-imagefleet-degraded", b"budget"))
     if trace.repeated:
         headers.append((b"x-imagefleet-cache", b"hit"))
     return headers

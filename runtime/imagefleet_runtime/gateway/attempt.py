@@ -18,6 +18,7 @@ from .resources import Worker, measured
 from .resume import INTERRUPTED, UNUSABLE, Interruption, read_interruption
 from .routing import Choice
 from .snapshot import Snapshot
+from .spending import Spending
 from .trace import Trace
 from .upstream import ConnectionBrokenError, Reply, Stream
 
@@ -78,6 +79,7 @@ class Attempts:
         upstream_seconds: float,
         clock: Callable[[], float],
         freed: Callable[[], object],
+        spending: Spending,
     ) -> None:
         """`freed`: called whenever a worker may have room for another request."""
         self._fleet = fleet
@@ -88,6 +90,7 @@ class Attempts:
         self._upstream_seconds = upstream_seconds
         self._clock = clock
         self._freed = freed
+        self._spending = spending
         self.under_way: set[Visit] = set()
         """Requests that are on a worker."""
 
@@ -100,9 +103,11 @@ class Attempts:
         trace.key = share.key
         trace.worker = worker.pod
         trace.attempts += 1
+        trace.degraded = plan.degraded
         load = self._fleet.loads[worker.uid]
         demand = self._metrics.demand(trace.key)
-        visit = Visit(choice, load, demand, trace, self._clock, self.under_way, self._freed)
+        account = self._spending.of(share, trace.headers)
+        visit = Visit(choice, load, demand, trace, self._clock, self.under_way, self._freed, account)
         with visit:
             try:
                 reply = await self._post(visit, plan, trace)

@@ -251,5 +251,5 @@ class _Run:
         route = self._seeker.route
         if not (route.fallback and route.fallback.cached):
             return
-        if isinstance(reply, Reply) and reply.status == 200:
+        if isinstance(reply, Reply) and reply.status == 200 and not self._trace.degraded:
             self._d._cache.put(self._request, route.full_name, self._trace.key, reply.body)

@@ -120,6 +120,18 @@ class Metrics:
             LABELS,
             registry=self.registry,
         )
+        self._degraded = Counter(
+            "imagefleet_gateway_degraded",
+            "Requests that a budget made less than was asked for.",
+            LABELS,
+            registry=self.registry,
+        )
+        self._quota_refused = Counter(
+            "imagefleet_gateway_quota_refused",
+            "Requests that were refused because a budget was used up.",
+            LABELS,
+            registry=self.registry,
+        )
         self._fallbacks = Counter(
             "imagefleet_gateway_fallbacks",
             "Requests that another name served, by reason.",
@@ -206,6 +218,12 @@ class Metrics:
                 score = self._scores[key] = self._quality.labels(*key)
             score.observe(worker.quality)
 
+    def degraded(self, key: Key) -> None:
+        self._degraded.labels(*key).inc()
+
+    def quota_refused(self, key: Key) -> None:
+        self._quota_refused.labels(*key).inc()
+
     def cache_hit(self, key: Key) -> None:
         self._seen.add(key)
         self._cache_hits.labels(*key).inc()
@@ -256,6 +274,8 @@ class Metrics:
             self._quality,
             self._cache_hits,
             self._fallbacks,
+            self._degraded,
+            self._quota_refused,
         ):
             metric.remove_by_labels(labels)
 

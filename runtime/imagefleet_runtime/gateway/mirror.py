@@ -27,6 +27,7 @@ from .resources import ModelView, Worker
 from .resume import INTERRUPTED
 from .routing import Choice
 from .snapshot import Route, Share
+from .spending import Spending
 from .split import Ledger
 from .trace import Trace
 from .upstream import ConnectionBrokenError, Reply, Stream
@@ -91,6 +92,7 @@ class Mirror:
         *,
         upstream_seconds: float,
         freed: Callable[[], object],
+        spending: Spending,
         clock: Callable[[], float] = time.monotonic,
         random: Callable[[], float] = uniform,
     ) -> None:
@@ -100,6 +102,7 @@ class Mirror:
         self._figures = figures
         self._metrics = metrics
         self._upstream_seconds = upstream_seconds
+        self._spending = spending
         self._freed = freed
         self._clock = clock
         self._random = random
@@ -162,7 +165,8 @@ class Mirror:
         if share.view is None or trace.seed is None:
             return Outcome.NO_WORKER
         try:
-            plan = work.plan(request, share.view, trace.name, trace.seed)
+            reduced = share.view.reduced if trace.degraded else None
+            plan = work.plan(request, share.view, trace.name, trace.seed, reduced=reduced)
         except ApiError:
             return Outcome.REFUSED
         choice = self._choose(share, share.view, plan.units)
@@ -198,7 +202,9 @@ class Mirror:
         demand = self._metrics.demand(copy.trace.key)
         demand.arrived_work_seconds += copy.choice.work_seconds
         load = self._fleet.loads[copy.choice.worker.uid]
-        with Visit(copy.choice, load, demand, copy.trace, self._clock, freed=self._freed) as visit:
+        account = self._spending.of_copy(copy.choice.share)
+        stay = Visit(copy.choice, load, demand, copy.trace, self._clock, freed=self._freed, account=account)
+        with stay as visit:
             reply = await self._post(copy, visit)
         if isinstance(reply, Reply):
             return self._judge(copy, reply)

@@ -22,6 +22,7 @@ from .figures import read_figures
 from .loads import WorkerLoad
 from .resume import Interruption, read_checkpoint
 from .routing import Choice
+from .spending import Account
 from .trace import Trace
 from .upstream import ConnectionBrokenError, Reply, Stream
 
@@ -34,8 +35,10 @@ class Visit:
     """A request's stay on a worker: entered before it is sent, left when its reply or its stream has ended."""
 
     __slots__ = (
+        "_account",
         "_clock",
         "_demand",
+        "_drawn",
         "_freed",
         "_heard_at",
         "_load",
@@ -59,11 +62,15 @@ class Visit:
         clock: Callable[[], float],
         under_way: "set[Visit] | None" = None,
         freed: Callable[[], object] = lambda: None,
+        account: Account | None = None,
     ) -> None:
         """`under_way`: where the visit is found while it lasts, for whoever must stop it.
 
-        `freed`: called at its end.
+        `freed`: called at its end. `account`: where what is drawn is counted.
         """
+        self._account = account
+        self._drawn: float | None = None
+        """Seconds of the device, as far as the worker has said."""
         self._freed = freed
         self.choice = choice
         self.name = trace.name
@@ -86,6 +93,8 @@ class Visit:
             self._under_way.add(self)
             self._task = asyncio.current_task()
         self._demand.running += 1
+        if self._account is not None:
+            self._account.begin(choice.work_seconds)
         self._load.sent(choice.share.model, choice.work_seconds, choice.load_seconds, self._start)
         return self
 
@@ -125,6 +134,9 @@ class Visit:
         )
         if isinstance(reply, Reply):
             figures = read_figures(reply)
+            # A worker that draws without a word has drawn what was to be expected; one that refuses, nothing.
+            told = figures.run_seconds
+            self._drawn = told if told is not None else self.choice.work_seconds * (reply.status == 200)
             if self._trace.interruptions:
                 # What the others took for it is not in it.
                 figures = msgspec.structs.replace(figures, run_seconds=None)
@@ -153,12 +165,22 @@ class Visit:
         self._demand.running -= 1
         self._trace.worker_seconds += now - self._start
         choice, left = self.choice, 0.0
+        if self._account is not None:
+            self._account.end(choice.work_seconds, self._worth(now - self._start, undone))
         if not self._settled:
             left = choice.work_seconds
         elif undone and self._heard_at is not None:
             left = max(0.0, choice.work_seconds - (now - self._heard_at))
         self._load.ended(choice.share.model, choice.work_seconds, choice.load_seconds, left, now)
         self._freed()
+
+    def _worth(self, seconds: float, undone: bool) -> float:
+        """What the stay of so many seconds has cost: a stream that went to its end what was expected, one that was cut
+        off, like a request without a reply, no more than its time."""
+        if self._drawn is not None:
+            return self._drawn
+        expected = self.choice.work_seconds
+        return expected if self.relay is not None and not undone else min(expected, seconds)
 
 
 class Relay:

@@ -4,14 +4,16 @@ import msgspec
 
 from .figures import Figures
 from .metrics import Metrics
+from .spending import Spending
 
 _encoder = msgspec.json.Encoder()
 
 
-def report(pod: str, metrics: Metrics, figures: Figures, now: float) -> bytes:
+def report(pod: str, metrics: Metrics, figures: Figures, spending: Spending, now: float) -> bytes:
     """JSON in the form that docs/contract.md gives."""
     models = [
         {"namespace": namespace, "pool": pool, "model": model} | demand.report(now)
         for (namespace, pool, model), demand in metrics.demands()
     ]
-    return _encoder.encode({"pod": pod, "models": models, "names": figures.report()})
+    counted = {"started": spending.started, "tenants": spending.report()}
+    return _encoder.encode({"pod": pod, "models": models, "names": figures.report()} | counted)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from .quota import BudgetView, Reduced, read_budget, read_reduced
 from .schemas import (
     Condition,
     Model,
@@ -128,6 +129,7 @@ class PoolView:
     scaling: Scaling = NO_SCALING
     batch: bool = False
     """Its tier: requests may wait unless they say that somebody does."""
+    budget: BudgetView | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,8 @@ class ModelView:
     load_seconds: float | None
     batches: tuple[tuple[tuple[int, int], int], ...] = ()
     """(size, pictures that are drawn together at most), as measured, the smallest size first."""
+    reduced: Reduced | None = None
+    """What its pictures are while a budget is nearly used up; None: what they are ever."""
 
     def together(self, width: Any, height: Any) -> int:
         """Pictures of a size that workers draw together: as of the next larger size that was measured, else 1.
@@ -218,6 +222,7 @@ def read_pool(pool: Pool) -> PoolView:
         models,
         _read_scaling(pool),
         batch=pool.spec.tier == "batch",
+        budget=read_budget(pool),
     )
 
 
@@ -281,6 +286,7 @@ def read_model(model: Model) -> ModelView:
         rate=_mean([p.seconds_per_megapixel_step for p in performance]),
         load_seconds=_mean([p.load_seconds for p in performance]),
         batches=_batches([size for p in performance for size in p.sizes or []]),
+        reduced=read_reduced(spec.degraded),
     )
 
 

@@ -77,11 +77,21 @@ class _Scaling(msgspec.Struct, frozen=True, rename="camel"):
     wait_seconds: Any = None
 
 
+class _Tenant(msgspec.Struct, frozen=True):
+    name: str
+
+
+class _BudgetSpec(msgspec.Struct, frozen=True, rename="camel"):
+    tenant_header: str | None = None
+    tenants: list[_Tenant] | None = None
+
+
 class _PoolSpec(msgspec.Struct, frozen=True, rename="camel"):
     models: list[PoolModelSpec] = []
     suspend: bool = False
     tier: str = "interactive"
     scaling: _Scaling | None = None
+    budget: _BudgetSpec | None = None
 
 
 class Traffic(msgspec.Struct, frozen=True, rename="camel"):
@@ -108,10 +118,27 @@ class _ScalingStatus(msgspec.Struct, frozen=True, rename="camel"):
     start_seconds: Any = None
 
 
+class _TenantState(msgspec.Struct, frozen=True):
+    name: str
+    state: str = "Within"
+
+
+class Budget(msgspec.Struct, frozen=True, rename="camel"):
+    state: str = "Within"
+    limit_gpu_hours: float | None = None
+    tenants: list[_TenantState] | None = None
+
+
+class _Spend(msgspec.Struct, frozen=True, rename="camel"):
+    resets_at: str = ""
+
+
 class PoolStatus(msgspec.Struct, frozen=True, rename="camel"):
     models: list[PoolModelStatus] | None = None
     suspensions: list[_Suspension] | None = None
     scaling: _ScalingStatus | None = None
+    budget: Budget | None = None
+    spend: _Spend | None = None
 
 
 class Pool(msgspec.Struct, frozen=True, rename="camel"):
@@ -134,6 +161,11 @@ class _Limits(msgspec.Struct, frozen=True, rename="camel"):
     max_images: int = 4
 
 
+class Degraded(msgspec.Struct, frozen=True):
+    steps: int | None = None
+    size: str | None = None
+
+
 class _License(msgspec.Struct, frozen=True, rename="camel"):
     spdx: str | None = None
 
@@ -148,6 +180,7 @@ class _ModelSpec(msgspec.Struct, frozen=True, rename="camel"):
     capabilities: list[str] | None = None
     adapters: list[_Adapter] | None = None
     license: _License | None = None
+    degraded: Degraded | None = None
 
 
 class Size(msgspec.Struct, frozen=True, rename="camel"):

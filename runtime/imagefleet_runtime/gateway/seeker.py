@@ -1,9 +1,10 @@
 """Where one request may go, as the cluster is now."""
 
+import time
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, replace
 
-from . import routing, work
+from . import budgets, routing, work
 from .attempt import Fleet
 from .errors import ApiError
 from .loads import NEUTRAL_RATE, WorkerLoad
@@ -25,6 +26,8 @@ class Surroundings:
     """A worker with more work at hand gets no more of what could wait."""
     hold_seconds: float
     batch_hold_seconds: float
+    wall: Callable[[], float] = time.time
+    """Seconds since the epoch."""
 
 
 class Seeker:
@@ -35,7 +38,7 @@ class Seeker:
     def __init__(
         self, around: Surroundings, request: work.Request, trace: Trace, route: Route, traffic_place: float
     ) -> None:
-        """`route` has pools. `traffic_place`: 0 to 100."""
+        """`route` has pools. `traffic_place`: 0 to 100. Raises ApiError where budgets have nothing left for it."""
         self._around = around
         self._request = request
         self._trace = trace
@@ -44,13 +47,25 @@ class Seeker:
         # (pool, ImageModel) behind the name that turned out to be suspended on the way.
         self._closed: set[tuple[str, str]] = set()
         self._model = ""
-        self.route = route
+        self._degraded = False
+        self.route = self._paid_for(route)
         self.batch = work.priority(request, route.batch) == "batch"
         self.work_seconds = 0.0
         self.start_by = 0.0
         self.tiers: tuple[list[Share], list[Share]] = ([], [])
+        if self.route.pools:
+            self.tiers = routing.draw(self.route, traffic_place)
+
+    def _paid_for(self, route: Route) -> Route:
+        """The route as budgets leave it for this caller. What a worker has begun stays as large as it is."""
+        headers, now = self._trace.headers, self._around.wall()
         if route.pools:
-            self.tiers = routing.draw(route, traffic_place)
+            self._trace.key = route.pools[0][0].key
+        open_route = budgets.within(route, headers, now)
+        degraded = budgets.degraded(open_route, headers, now)
+        if degraded != self._degraded and not self._trace.attempts:
+            self._degraded, self._plans = degraded, {}
+        return open_route
 
     @property
     def shares(self) -> list[Share]:
@@ -74,9 +89,9 @@ class Seeker:
         self._closed.add((share.pool, share.model))
 
     def follow(self) -> None:
-        """Take over what the cluster now says of the route. Raises ApiError where it is gone."""
+        """Take over what the cluster now says of the route. Raises ApiError where it is gone, or no budget is left."""
         route = self._around.fleet.snapshot.find(self.route.full_name)
-        self.route = route.without(self._closed) if self._closed else route
+        self.route = self._paid_for(route.without(self._closed) if self._closed else route)
         if self._model and (kept := [share for share in self.route.shares if share.model == self._model]):
             self.tiers = (kept, [])
         elif self._model and any(model == self._model for _, model in self.route.suspended):
@@ -114,11 +129,16 @@ class Seeker:
         return share, plan
 
     def plan(self, view: ModelView) -> work.Plan:
-        """Raises ApiError where the ImageModel never serves such a request."""
+        """Raises ApiError where the ImageModel never serves such a request, or none that is not reduced."""
         plan = self._plans.get(view.name)
         if plan is None or plan.view is not view:
             assert self._trace.seed is not None
-            plan = work.plan(self._request, view, self.route.name, self._trace.seed, self.route.batch)
+            reduced = view.reduced if self._degraded else None
+            plan = work.plan(
+                self._request, view, self.route.name, self._trace.seed, self.route.batch, reduced
+            )
+            if plan.degraded and budgets.refuses(self._trace.headers):
+                raise budgets.only_reduced(self.route, self._around.wall())
             self._plans[view.name] = plan
         return plan
 

@@ -16,6 +16,7 @@ from .metrics import Metrics
 from .mirror import Mirror
 from .seeker import Surroundings
 from .settings import Settings
+from .spending import Spending
 from .split import Split
 from .suspension import stop_suspended
 from .tokens import Tokens
@@ -31,6 +32,7 @@ class Gateway:
         self.fleet = Fleet()
         self.metrics = Metrics(clock)
         self.figures = Figures(clock=clock)
+        self.spending = Spending()
         self.line = Line(settings.hold_limit, self.fleet.loads, clock, self._tick)
         self.upstream = Upstream()
         self.bodies = Budget(settings.body_bytes)
@@ -44,6 +46,7 @@ class Gateway:
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
             freed=self.line.freed,
+            spending=self.spending,
         )
         self._split = Split(random.random)
         dispatcher = Dispatcher(
@@ -71,12 +74,14 @@ class Gateway:
             upstream_seconds=settings.upstream_seconds,
             clock=clock,
             freed=self.line.freed,
+            spending=self.spending,
         )
         self.app = App(
             self.fleet,
             dispatcher,
             self.metrics,
             self.figures,
+            self.spending,
             self.mirror,
             self.bodies,
             settings.pod,
@@ -94,6 +99,7 @@ class Gateway:
         self._split.keep(snapshot.routes.values())
         self.metrics.keep(snapshot.routes.values())
         self.figures.keep(entries(snapshot.pools))
+        self.spending.keep(snapshot.pools)
         self.mirror.keep(snapshot.routes)
         self._prober.update(workers)
         self.line.changed()

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any
 
 from .errors import ApiError, invalid
+from .quota import BudgetView
 from .resources import NO_SCALING, Fallback, Key, ModelView, PoolModel, PoolView, Scaling, Stickiness, Worker
 
 # A message that lists names stays readable in a log line.
@@ -33,6 +34,8 @@ class Share:
     """Its pictures are compared with another ImageModel's."""
     scaling: Scaling = NO_SCALING
     """Of the pool."""
+    budget: BudgetView | None = None
+    """Of the pool; None: it has none."""
 
     @property
     def key(self) -> Key:
@@ -178,6 +181,7 @@ def build(workers: Iterable[Worker], pools: Iterable[PoolView], models: Iterable
                 workers=tuple(placed.get((pool.namespace, pool.name, model), ())),
                 scored=entry.scored,
                 scaling=pool.scaling,
+                budget=pool.budget,
             )
             for model, percent in percents
             if not entry.suspends(model)

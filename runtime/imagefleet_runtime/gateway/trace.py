@@ -52,6 +52,8 @@ class Trace:
     worker_figures: WorkerFigures = NO_FIGURES
     repeated: bool = False
     """The caller gets a reply that was drawn for an earlier request."""
+    degraded: bool = False
+    """A budget made it less than the caller asked for."""
     interruptions: int = 0
     uncounted: int = 0
     """Attempts that do not count: workers that gave the request up, or could not use the checkpoint of another."""

@@ -13,6 +13,7 @@ from .bodies import MAX_BODY_BYTES, body_too_large
 from .errors import invalid
 from .parameters import Adapter, Parameters, parse_size
 from .pictures import Buffer, Picture
+from .quota import Reduced
 from .resources import ModelView
 
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
@@ -85,6 +86,8 @@ class Plan(msgspec.Struct, frozen=True):
     body: WorkerRequest
     units: float
     """Megapixel-steps: see work_units."""
+    degraded: bool = False
+    """It asks for less than the caller did."""
 
 
 _encoder = msgspec.json.Encoder()
@@ -111,8 +114,17 @@ def priority(request: Request, batch: bool) -> str:
     return request.parameters.priority or ("batch" if batch else "interactive")
 
 
-def plan(request: Request, view: ModelView, name: str, seed: int, batch: bool = False) -> Plan:
+def plan(
+    request: Request,
+    view: ModelView,
+    name: str,
+    seed: int,
+    batch: bool = False,
+    reduced: Reduced | None = None,
+) -> Plan:
     """What a worker of ImageModel `view` is asked for a request to the pool's model `name`, of tier batch or not.
+
+    `reduced`: no more than that is drawn, whatever was asked for; None: all that was.
 
     Raises ApiError (400) where the model never serves such a request: `limit_exceeded`, `unsupported_mode`,
     `adapter_not_found`.
@@ -129,6 +141,10 @@ def plan(request: Request, view: ModelView, name: str, seed: int, batch: bool = 
     _check_limit(view, "size", "maxMegapixels", view.max_megapixels, megapixels)
     _check_limit(view, "num_inference_steps", "maxSteps", view.max_steps, steps or view.steps)
     _check_limit(view, "n", "maxImages", view.max_images, count)
+    whole = steps or view.steps, megapixels
+    if reduced is not None:
+        steps, size = _reduce(reduced, request, view, steps, size)
+        megapixels = _megapixels(request, size, view)
     body = WorkerRequest(
         model=view.name,
         prompt=asked.prompt,
@@ -155,7 +171,22 @@ def plan(request: Request, view: ModelView, name: str, seed: int, batch: bool = 
         _add_pictures(body, request)
     guidance = view.guidance_scale if asked.guidance_scale is None else asked.guidance_scale
     drawn = drawn_steps(request, steps or view.steps)
-    return Plan(view, body, work_units(megapixels, drawn, count, guidance))
+    less = (steps or view.steps, megapixels) != whole
+    return Plan(view, body, work_units(megapixels, drawn, count, guidance), less)
+
+
+def _reduce(
+    reduced: Reduced, request: Request, view: ModelView, steps: int | None, size: tuple[int, int] | None
+) -> tuple[int | None, tuple[int, int] | None]:
+    """Steps and size, where they are more than may be drawn now; what is less stays as it is."""
+    if reduced.steps is not None and (steps or view.steps) > reduced.steps:
+        steps = reduced.steps
+    asked = size
+    if asked is None and request.image is not None:
+        asked = request.image.width, request.image.height
+    if asked is not None and reduced.fit(asked) != asked:
+        size = reduced.fit(asked)
+    return steps, size
 
 
 def patience(body: WorkerRequest, wait_seconds: float) -> float:

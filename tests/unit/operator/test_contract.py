@@ -8,19 +8,29 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from imagefleet_operator.plan.budget import plan_budget
 from imagefleet_operator.plan.policy import policy_entry
 from imagefleet_operator.plan.rollout_types import Arm, Budget, Moments, NameFigures, Served
+from imagefleet_operator.plan.spend import DAY
+from imagefleet_operator.plan.spend_types import BudgetSpec, Counted
 from imagefleet_operator.plan.types import ModelSpec, Parent
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec
+from imagefleet_operator.store.counts import read_counts
 from imagefleet_operator.store.figures import read_figures
 from imagefleet_operator.store.records import model_record
 from imagefleet_operator.store.reports import MODES as OPERATOR_MODES
+from imagefleet_runtime.gateway import schemas
 from imagefleet_runtime.gateway.figures import Entry, Figures, WorkerFigures
+from imagefleet_runtime.gateway.quota import BudgetView
+from imagefleet_runtime.gateway.resources import read_pool
+from imagefleet_runtime.gateway.snapshot import Share
+from imagefleet_runtime.gateway.spending import Spending
 from imagefleet_runtime.worker import main
 from imagefleet_runtime.worker.policy import MODES, Policy
 from imagefleet_runtime.worker.verify import adapter_orders
 
 from tests.integration.manifests import good_manifests
+from tests.unit.operator import make
 
 MODELS = [path for path in good_manifests() if path.stem.startswith("model-")]
 
@@ -88,3 +98,35 @@ def test_the_operator_reads_what_a_gateway_counted() -> None:
 
 def test_both_know_the_same_modes() -> None:
     assert set(OPERATOR_MODES) == set(MODES)
+
+
+def test_the_operator_reads_who_had_what_drawn() -> None:
+    spending = Spending(wall=lambda: 1763800000.0)
+    share = Share(
+        "studio", "pictures", "shapes-1", 100.0, None, (), budget=BudgetView(tenants=(("acme", "Within"),))
+    )
+    account = spending.of_copy(share)
+    assert account is not None
+    account.begin(2.0)
+    account.end(2.0, 1.5)
+    account.begin(3.0)
+    body = json.loads(msgspec.json.encode({"started": spending.started, "tenants": spending.report()}))
+    key = ("shapes-1", "")
+    assert read_counts(body) == (
+        "1763800000.000",
+        {("studio", "pictures"): Counted({key: 1.5}, {key: 3.0})},
+    )
+
+
+def test_a_gateway_reads_what_the_operator_says_of_a_budget() -> None:
+    spec = BudgetSpec(limit=7_200.0, on_exhausted="degrade", tenants={"acme": 3_600.0})
+    pool = make.pool(budget=spec, status={})
+    plan = plan_budget(make.observed(pool=pool), make.NOW)
+    assert plan is not None
+    raw = {
+        "metadata": {"name": "thumbs", "namespace": "ns"},
+        "spec": {"budget": {"tenantHeader": "x-tenant", "tenants": [{"name": "acme"}]}},
+        "status": plan.status,
+    }
+    view = read_pool(msgspec.convert(raw, schemas.Pool)).budget
+    assert view == BudgetView("Within", 2.0, plan.spend.start + DAY, b"x-tenant", (("acme", "Within"),))
