@@ -39,12 +39,12 @@ class Callers:
     """Several callers, each with one request at a time, from `with` to its end. Nothing is tried again.
 
     Request n asks for prompt n with seed n, so that a model draws the same pictures in each run: of shapes-1 and
-    shapes-2 none fails the demo's safety check.
+    shapes-2 none fails the demo's safety check. Of several models it asks for the n-th, over and over.
     """
 
-    def __init__(self, gateways: list[str], model: str, *, callers: int = 4, steps: int = 6) -> None:
+    def __init__(self, gateways: list[str], *models: str, callers: int = 4, steps: int = 6) -> None:
         self._gateways = gateways
-        self._model = model
+        self._models = models
         self._steps = steps
         self._stop = threading.Event()
         self._numbers = itertools.count()
@@ -88,7 +88,7 @@ class Callers:
         sent = time.time()
         try:
             raw = client.images.with_raw_response.generate(
-                model=self._model,
+                model=self._models[number % len(self._models)],
                 prompt=PROMPTS[number % len(PROMPTS)],
                 size="64x64",
                 extra_body={"seed": number, "num_inference_steps": self._steps},

@@ -73,6 +73,8 @@ def _arrange(needs: Sequence[Need], workers: Sequence[Slot]) -> Packing:
     if known:
         fill_by_worth(packing)
     if _first_copies(packing):
+        if known:
+            fill_by_worth(packing, spare=True)
         _keep(packing)
         _fill(packing)
         return packing

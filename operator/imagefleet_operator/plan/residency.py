@@ -6,7 +6,7 @@ one is worth less (demand / number of copies, as seats are given by D'Hondt's me
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from math import inf
 
 from imagefleet_operator.plan.packing import Need, Outlook, Packing, Slot
@@ -15,6 +15,8 @@ DAMPING = 0.5
 """A model takes another's place only where it is worth half as much again: a load costs, and demand is an
 estimate."""
 NOBODY_ASKS = Outlook()
+SPARE = 3
+"""The rank of copies that take nobody's place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class _Filling:
     """A packing while copies come to it in the order of their worth. Local to ``fill_by_worth``."""
 
     packing: Packing
+    spare: bool
     homes: dict[str, list[str]] = field(init=False)
     """By model: the workers that it is pinned on now."""
     staying: dict[str, int] = field(init=False)
@@ -91,6 +94,15 @@ class _Filling:
                 found, most = worker, unclaimed
         return None if found is None else (found, False)
 
+    def next_copy(self, model: str) -> tuple[str, bool] | None:
+        """As ``place_for``; None too where it gets no copy there: nobody asks for the model, or it would not pay and
+        memory is not to spare."""
+        place = self.place_for(model)
+        if place is None or place[1]:
+            return place
+        wanted = outlook(self.packing.needs[model]).demand > 0
+        return place if wanted and (self.spare or self.rank(model, False)[0] < SPARE) else None
+
     def put(self, model: str, worker: str, stays: bool) -> None:
         """One copy more."""
         self.packing.put(model, worker)
@@ -110,34 +122,33 @@ class _Filling:
                 return 0, 0.0
             return (1, -worth * (1 + DAMPING)) if worth > 0 else (2, 0.0)
         pays = share >= known.load_seconds and not known.moved
-        return (1 if pays else 3), -worth
+        return (1 if pays else SPARE), -worth
 
 
-def fill_by_worth(packing: Packing) -> None:
-    """Pin further copies by worth, while they fit.
+def fill_by_worth(packing: Packing, *, spare: bool = False) -> None:
+    """Pin further copies by worth, while they fit. ``spare``: every model has a copy, so no memory need be left.
 
     Models that nobody asks for get none that they have not. Worked example: two workers with room for two; ``hot`` of
     demand 40, ``warm`` of 16, ``cold`` of 4, alike in all else: copies are worth 40 and 20 (hot), 16 and 8 (warm), 4
     (cold), so both workers hold hot and warm.
     """
-    filling = _Filling(packing)
-    line = [
-        (*filling.rank(m, place[1]), m)
-        for m in packing.needs
-        if (place := filling.place_for(m)) is not None and (place[1] or outlook(packing.needs[m]).demand > 0)
-    ]
-    heapify(line)
+    filling = _Filling(packing, spare)
+    line: list[tuple[int, float, str]] = []
+
+    def join(model: str) -> None:
+        place = filling.next_copy(model)
+        if place is not None:
+            heappush(line, (*filling.rank(model, place[1]), model))
+
+    for model in packing.needs:
+        join(model)
     while line:
         tier, order, model = heappop(line)
-        place = filling.place_for(model)
-        if place is None or not (place[1] or outlook(packing.needs[model]).demand > 0):
-            continue
-        rank = filling.rank(model, place[1])
+        place = filling.next_copy(model)
         # Ranks only fall: what was best when it came into the line may be so no more.
-        if rank == (tier, order):
+        if place is not None and filling.rank(model, place[1]) == (tier, order):
             filling.put(model, *place)
-            rank = filling.rank(model, (filling.place_for(model) or ("", False))[1])
-        heappush(line, (*rank, model))
+        join(model)
 
 
 def leave_room(packing: Packing) -> None:
@@ -155,7 +166,7 @@ def leave_room(packing: Packing) -> None:
         ways = [way for slot in packing.slots if slot.name not in given for way in _ways(packing, slot, size)]
         if not ways:
             return
-        way = min(ways, key=lambda w: (w.cost, w.slot.name))
+        way = min(ways, key=lambda w: (w.disturbs, w.cost, w.slot.name))
         if given and (way.moves_what_was_moved or way.cost >= gain * (1 if way.disturbs else 1 + DAMPING)):
             return
         for model in way.victims:

@@ -107,11 +107,10 @@ class Model:
 
     @property
     def memory_estimate(self) -> int:
-        """Bytes that it needs: measured here, else declared, else the size of its files, else 0 (not known yet)."""
-        for known in (self.memory_bytes, self.entry.memoryBytes):
-            if known is not None:
-                return known
-        return self.source.bytes if self.source is not None else 0
+        """Bytes that it needs: the larger of what was measured here and what is declared, by which the operator places;
+        else the size of its files, else 0 (not known yet)."""
+        known = [size for size in (self.memory_bytes, self.entry.memoryBytes) if size is not None]
+        return max(known) if known else (self.source.bytes if self.source is not None else 0)
 
     def speed(self, width: int, height: int, memory_limit: int) -> Speed:
         """How fast pictures of this size are drawn together, and how many: as many as gain and fit."""

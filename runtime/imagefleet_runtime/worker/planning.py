@@ -31,7 +31,7 @@ class Candidate:
     model: str
     pinned: bool
     state: State
-    memory_bytes: int  # measured, else declared, else the size of its files, else 0
+    memory_bytes: int  # measured or declared, else the size of its files, else 0
     oldest: float | None  # when the first of its waiting requests laid claim to it; None: none waits
     running: bool
     last_used: float

@@ -155,7 +155,7 @@ class Supervisor:
             self._models[name] = model
             model.withdrawn = True
             if not model.serving:
-                self._refuse_waiting(model, "was withdrawn while the request waited for it")
+                self._refuse_waiting(model, errors.model_not_allowed(name))
         self._loader.wake()
         self._dispatcher.wake()
 
@@ -182,8 +182,7 @@ class Supervisor:
             log("model_suspended", model=model.name, stopped=stopped)
         self._loader.suspend(model)
 
-    def _refuse_waiting(self, model: Model, why: str) -> None:
-        error = errors.model_loading(f"model {model.name!r} {why}", self._retry_after(model))
+    def _refuse_waiting(self, model: Model, error: errors.ApiError) -> None:
         for job in self._waiting.take_all(lambda job: job.model is model):
             job.answer(error)
         self._dispatcher.refuse(model, error)
@@ -197,7 +196,8 @@ class Supervisor:
 
     def _model_changed(self, model: Model) -> None:
         if model.state is State.FAILED:
-            self._refuse_waiting(model, f"could not be loaded: {model.reason}: {model.message}")
+            why = f"model {model.name!r} could not be loaded: {model.reason}: {model.message}"
+            self._refuse_waiting(model, errors.model_loading(why, self._retry_after(model)))
         elif model.serving:
             self._loaded(model)
         self._dispatcher.wake()
