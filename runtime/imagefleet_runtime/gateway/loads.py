@@ -36,6 +36,7 @@ class WorkerState(msgspec.Struct, rename="camel"):
     work_seconds: Any = None
     ready_seconds: Any = None
     queue_limit: Any = None
+    room_seconds: Any = None
     models: list[_ModelState] = []
 
 
@@ -54,6 +55,7 @@ class WorkerLoad:
         "_at",
         "_left",
         "_load_seconds",
+        "_loads_until",
         "_rates",
         "_ready",
         "_resident_at",
@@ -62,6 +64,7 @@ class WorkerLoad:
         "heard_at",
         "inflight",
         "queue_limit",
+        "room_seconds",
         "sent_seconds",
     )
 
@@ -75,9 +78,13 @@ class WorkerLoad:
         self._load_seconds: dict[str, float] = {}
         # When a model will be resident, in the clock's time: the past where it is, absent where nobody said.
         self._resident_at: dict[str, float | None] = {}
+        # When all loads that are known will be done: a worker loads one model after the other.
+        self._loads_until = 0.0
         self._suspect_until = 0.0
         self.inflight = 0
         self.queue_limit = QUEUE_LIMIT
+        self.room_seconds = 0.0
+        """What it costs the worker later to make room for a model that it does not hold."""
         self.sent_seconds = 0.0
         """Work of all that was ever sent from here to models in memory."""
         self.heard_at = -math.inf
@@ -156,7 +163,7 @@ class WorkerLoad:
         return None if at is None else max(0.0, at - now)
 
     def load_wait(self, view: ModelView, pinned: bool, now: float) -> float:
-        """Seconds that a request waits here for the model itself.
+        """Seconds that a request waits here for the model itself, and for the loads that go before its own.
 
         A pinned model that nobody reported on counts as resident: the operator had it loaded.
         """
@@ -165,11 +172,34 @@ class WorkerLoad:
             return remaining
         if pinned and view.name not in self._resident_at:
             return 0.0
-        return self._load_seconds.get(view.name) or expected_load_seconds(view)
+        own = self._load_seconds.get(view.name) or expected_load_seconds(view)
+        return own + max(0.0, self._loads_until - now)
 
     def loading(self, model: str, seconds: float, now: float) -> None:
         """The model will be resident in `seconds`; 0: it is."""
         self._resident_at[model] = now + seconds
+        self._loads_until = max(self._loads_until, now + seconds)
+
+    def hold(self, models: str | None, room: Any, now: float) -> None:
+        """Take over which models the worker says that it holds or loads, and what room for another costs it.
+
+        What is thought to be there and is not was evicted. What was sent for a moment ago may yet come.
+        Example: `shapes-1,shapes-2=12.3`: the one is there, the other will be in 12.3 seconds.
+        """
+        self.room_seconds = measured(room) or 0.0
+        if models is None:
+            return
+        held = _read_held(models)
+        self._loads_until = now
+        for model, at in self._resident_at.items():
+            if at is None or model in held:
+                continue
+            if at > now:
+                self._loads_until = max(self._loads_until, at)
+            else:
+                self._resident_at[model] = None
+        for model, seconds in held.items():
+            self.loading(model, seconds, now)
 
     def not_resident(self, model: str) -> None:
         self._resident_at[model] = None
@@ -178,13 +208,16 @@ class WorkerLoad:
         """Take over a worker's own account of itself; it may have `missed` work that was on its way meanwhile."""
         if self.report(state.work_seconds, now, state.ready_seconds):
             self.add(missed, now)
+        self.room_seconds = measured(state.room_seconds) or 0.0
         self.queue_limit = int(measured(state.queue_limit) or self.queue_limit)
         for entry in state.models:
             self.set_rate(entry.model, entry.seconds_per_megapixel_step)
             seconds = measured(entry.load_seconds)
             if seconds is not None:
                 self._load_seconds[entry.model] = seconds
-            self._resident_at[entry.model] = self._resident_time(entry, now)
+            at = self._resident_at[entry.model] = self._resident_time(entry, now)
+            if at is not None:
+                self._loads_until = max(self._loads_until, at)
 
     def _resident_time(self, entry: _ModelState, now: float) -> float | None:
         if entry.state == "Resident":
@@ -213,6 +246,12 @@ class Loads:
     def keep(self, workers: Iterable[Worker]) -> None:
         """Forget workers that are gone, welcome new ones."""
         self._loads = {worker.uid: self._loads.get(worker.uid) or WorkerLoad() for worker in workers}
+
+
+def _read_held(models: str) -> dict[str, float]:
+    """By model the seconds until it is resident; what cannot be read counts as resident."""
+    parts = (part.partition("=") for part in models.split(",") if part)
+    return {name: measured(seconds) or 0.0 for name, _, seconds in parts}
 
 
 def expected_load_seconds(view: ModelView | None) -> float:

@@ -132,6 +132,7 @@ class Visit:
         reported = self._load.report(
             reply.header(b"x-imagefleet-work-seconds"), now, reply.header(b"x-imagefleet-ready-seconds")
         )
+        self._load.hold(reply.header(b"x-imagefleet-models"), reply.header(b"x-imagefleet-room-seconds"), now)
         if isinstance(reply, Reply):
             figures = read_figures(reply)
             # A worker that draws without a word has drawn what was to be expected; one that refuses, nothing.

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache, partial
 from typing import Protocol
 
 from .loads import WorkerLoad
@@ -91,7 +92,9 @@ def place(
     Candidates are the workers that allow their share's ImageModel, were not `tried`, and do not still load it
     for longer than `patience` seconds; those of a later tier count only where an earlier one has none. A
     worker finishes after the work that is at hand there, plus the load where the model is not resident, plus the
-    request's own work at the worker's rate. One without room finishes later by its part of `waiting`: seconds of work
+    request's own work at the worker's rate. Where the model is neither there nor on its way, what its room costs counts
+    too (the loads of what has to go for it), and while another worker loads it the load counts twice: a burst does not
+    make every worker load. One without room finishes later by its part of `waiting`: seconds of work
     of the same ImageModel that wait before this request. Ties go to fewer requests of ours in flight, then to chance.
     `units` gives the request's megapixel-steps.
 
@@ -104,6 +107,7 @@ def place(
         best_rank: tuple[float, float, float] = (math.inf, math.inf, 0.0)
         # Of those without room: the soonest to finish, and how many share what waits.
         soonest, sharing = math.inf, 0
+        under_way = cache(partial(_under_way, shares, loads, now))
         for share, view in _serving(shares):
             amount = units(view)
             for worker in share.workers:
@@ -116,7 +120,8 @@ def place(
                     continue
                 work = amount * load.rate(view)
                 at_hand = load.at_hand(view.name, wait, now)
-                finish = at_hand + load.penalty(now) + wait + work
+                begun = 0.0 if comes else load.room_seconds + wait * under_way()
+                finish = at_hand + load.penalty(now) + wait + work + begun
                 if not room(load, view, at_hand, work):
                     soonest, sharing = min(soonest, finish), sharing + comes
                 elif finish <= best_rank[0] and (rank := (finish, load.inflight, random())) < best_rank:
@@ -126,6 +131,15 @@ def place(
         if soonest < math.inf:
             return Wait.FULL
     return Wait.NOBODY
+
+
+def _under_way(shares: Sequence[Share], loads: LoadLookup, now: float) -> bool:
+    """Whether any worker loads its share's ImageModel now."""
+    return any(
+        (loads[worker.uid].load_remaining(share.model, now) or 0.0) > 0
+        for share in shares
+        for worker in share.workers
+    )
 
 
 def _serving(shares: Iterable[Share]) -> Iterator[tuple[Share, ModelView]]:

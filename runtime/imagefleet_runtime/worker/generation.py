@@ -157,6 +157,8 @@ class Generation:
             "x-request-id": self._id,
             "x-imagefleet-work-seconds": f"{self._supervisor.work_seconds():.3f}",
             "x-imagefleet-ready-seconds": f"{self._supervisor.ready_seconds():.3f}",
+            "x-imagefleet-room-seconds": f"{self._supervisor.room_seconds():.3f}",
+            "x-imagefleet-models": self._supervisor.held(),
         }
         model = self._supervisor.known_model(self._body.model) if self._body else None
         if model is not None:

@@ -29,6 +29,7 @@ from imagefleet_runtime.worker.planning import (
     next_turn,
     plan,
     retry_delay,
+    room_seconds,
 )
 from imagefleet_runtime.worker.source import SourceError
 from imagefleet_runtime.worker.sources import NodeCache
@@ -71,6 +72,7 @@ class Loader:
         self._running = running
         self._gave_way = gave_way
         self._ending: list[EngineHandle] = []  # were told to end
+        self.room_seconds = 0.0  # as of the last look: what room for one more model costs
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -86,6 +88,7 @@ class Loader:
             self._want_files()
             self._look_at_fetches()
             now, candidates = time.monotonic(), self._candidates()
+            self.room_seconds = room_seconds(candidates, self._total_bytes)
             self._give_way(giving_way(candidates, self._total_bytes, now))
             step = plan(candidates, self._total_bytes, now)
             if step is None:

@@ -329,6 +329,24 @@ class Supervisor:
             self._dispatcher.work_seconds(model) for model in self._models.values() if model.serving
         )
 
+    def room_seconds(self) -> float:
+        """What it costs to make room for a model that is not here, in seconds of loads."""
+        return self._loader.room_seconds
+
+    def held(self) -> str:
+        """The models that are here, and those that are on their way with the seconds until they are.
+
+        Worked example: ``shapes-1,shapes-2=12.3``.
+        """
+        now = time.monotonic()
+        parts = []
+        for model in self._models.values():
+            if model.serving:
+                parts.append(model.name)
+            elif model.state is State.LOADING:
+                parts.append(f"{model.name}={model.load_remaining(now) or 0.0:.1f}")
+        return ",".join(parts)
+
     def state(self) -> dict[str, Any]:
         """The body of ``GET /v1/worker``."""
         now = time.monotonic()
@@ -339,6 +357,7 @@ class Supervisor:
             "draining": self.draining,
             "workSeconds": self.work_seconds(),
             "readySeconds": self.ready_seconds(),
+            "roomSeconds": self.room_seconds(),
             "queueLimit": self.settings.queue_limit,
             "memory": {"totalBytes": self._memory.bytes, "source": self._memory.source},
             "models": [

@@ -6,6 +6,8 @@ from imagefleet_runtime.gateway.loads import NEUTRAL_RATE, Loads, WorkerLoad, Wo
 
 from tests.unit.gateway.builders import make_model, make_worker
 
+NOW = 100.0
+
 
 def state(**model: Any) -> WorkerState:
     return msgspec.convert({"workSeconds": 4.0, "models": [{"model": "shapes-1"} | model]}, WorkerState)
@@ -123,3 +125,39 @@ def test_workers_that_left_are_forgotten_and_those_that_stay_are_not() -> None:
     loads.keep([stays, leaves])
     assert loads[stays.uid].work_left(100.0) == 5.0
     assert loads[leaves.uid].work_left(100.0) == 0.0
+
+
+def test_a_reply_tells_what_the_worker_holds_by_now() -> None:
+    load = WorkerLoad()
+    for name in ("kept", "evicted"):
+        load.loading(name, 0.0, NOW)
+    load.hold("kept,coming=12.5", None, NOW + 1)
+    assert load.load_remaining("kept", NOW + 1) == 0.0
+    assert load.load_remaining("evicted", NOW + 1) is None
+    assert load.load_remaining("coming", NOW + 1) == 12.5
+
+
+def test_what_was_sent_for_a_moment_ago_may_yet_come() -> None:
+    load = WorkerLoad()
+    load.sent("cold", 1.0, 10.0, NOW)
+    load.hold("hot", None, NOW + 1)
+    assert load.load_remaining("cold", NOW + 1) == 9.0
+    load.hold("hot", None, NOW + 11)
+    assert load.load_remaining("cold", NOW + 11) is None, "by now it would have come"
+
+
+@pytest.mark.parametrize("header", [None, "", "x=nan,=3,,y=no"], ids=["not said", "nothing", "not readable"])
+def test_what_cannot_be_read_does_no_harm(header: str | None) -> None:
+    load = WorkerLoad()
+    load.loading("a", 0.0, NOW)
+    load.hold(header, "nan", NOW)
+    assert load.load_remaining("a", NOW) == (0.0 if header is None else None)
+    assert load.room_seconds == 0.0
+
+
+def test_a_load_waits_for_those_that_are_under_way() -> None:
+    load = WorkerLoad()
+    load.sent("first", 1.0, 12.0, NOW)
+    assert load.load_wait(make_model("second", load_seconds=10.0), False, NOW + 2) == 20.0
+    load.hold("first", None, NOW + 2)
+    assert load.load_wait(make_model("second", load_seconds=10.0), False, NOW + 2) == 10.0

@@ -82,6 +82,42 @@ def test_a_suspect_is_better_than_nobody() -> None:
     assert picked(pick([share(W1)], {"uid-w1": broken})) == "w1"
 
 
+def room(seconds: float) -> WorkerLoad:
+    """A worker that would have to load the model, for which something of use has to go."""
+    known = load(0.0, "Absent", loadSeconds=8)
+    known.room_seconds = seconds
+    return known
+
+
+def test_a_model_of_the_long_tail_goes_where_it_is_and_else_where_the_least_has_to_go_for_it() -> None:
+    loads = {"uid-w1": room(3.0), "uid-w2": room(0.5), "uid-w3": load(9.0)}
+    workers = [make_worker(name, placement=(("shapes-1", False),)) for name in ("w1", "w2", "w3")]
+    assert picked(pick([share(*workers[:2])], loads)) == "w2"
+    loads["uid-w3"] = load(8.0)
+    assert picked(pick([share(*workers)], loads)) == "w3"
+
+
+def test_a_burst_of_a_cold_model_waits_for_one_load_as_long_as_that_is_worth_it() -> None:
+    workers = [make_worker(f"w{i}", placement=(("shapes-1", False),)) for i in range(4)]
+    loads = {worker.uid: load(0.0, "Absent", loadSeconds=8) for worker in workers}
+    went: list[str] = []
+    for number in range(20):
+        choice = pick([share(*workers, view=make_model(rate=0.1))], loads, seed=number)  # 1 s of work each
+        assert choice is not None
+        loads[choice.worker.uid].sent("shapes-1", choice.work_seconds, choice.load_seconds, NOW)
+        went.append(choice.worker.pod)
+    assert len(set(went[:8])) == 1, "one load, though three workers have nothing to do"
+    assert len(set(went)) > 1, "as much work as a load takes waits for the first: then a second one loads it"
+
+
+def test_after_an_eviction_that_nobody_told_of_the_next_reply_puts_it_right() -> None:
+    workers = [make_worker(name, placement=(("shapes-1", False),)) for name in ("w1", "w2")]
+    loads = {"uid-w1": load(0.0), "uid-w2": load(0.0, "Loading", loadRemainingSeconds=3)}
+    assert picked(pick([share(*workers)], loads)) == "w1", "it was there when w1 last said something"
+    loads["uid-w1"].hold("another", "0", NOW)  # a reply about another model
+    assert picked(pick([share(*workers)], loads)) == "w2"
+
+
 def test_a_choice_says_what_it_costs() -> None:
     choice = pick([share(W1)], {"uid-w1": load(0.0, "Absent", loadSeconds=8, secondsPerMegapixelStep=0.02)})
     assert choice is not None

@@ -100,6 +100,12 @@ class FakeSupervisor:
     def ready_seconds(self) -> float:
         return 0.0
 
+    def room_seconds(self) -> float:
+        return 0.0
+
+    def held(self) -> str:
+        return self.model.name
+
     def count(self, code: str) -> float:
         """Requests that were answered with ``code``."""
         labels = {"namespace": "team-a", "pool": "images", "model": "shapes-1", "code": code}

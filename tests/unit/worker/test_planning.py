@@ -15,6 +15,7 @@ from imagefleet_runtime.worker.planning import (
     next_turn,
     plan,
     retry_delay,
+    room_seconds,
 )
 
 BASE = Candidate(
@@ -208,6 +209,29 @@ def test_a_load_never_exceeds_the_memory_nor_evicts_what_it_must_not(entries: li
     assert not any(victim.pinned or victim.running for victim in victims)
     held = [e for e in entries if e.state in (State.RESIDENT, State.LOADING) and e not in victims]
     assert sum(entry.memory_bytes for entry in held) + by_name[step.model].memory_bytes <= 10
+
+
+@pytest.mark.parametrize(
+    ("candidates", "want"),
+    [
+        ([resident("b", demand=2.0, load_seconds=3.0)], 0.0),
+        ([absent("a"), resident("b", demand=2.0, load_seconds=3.0)], 0.0),
+        ([absent("a", memory_bytes=8), resident("b", demand=2.0, load_seconds=3.0)], 2.0),
+        ([absent("a", memory_bytes=8), resident("b", demand=9.0, load_seconds=3.0)], 3.0),
+        ([absent("a"), resident("b", demand=9.0), resident("c", demand=0.5)], 0.5),
+        ([absent("a", memory_bytes=8), resident("b", pinned=True, demand=9.0)], 0.0),
+    ],
+    ids=[
+        "nothing is absent",
+        "there is room",
+        "what it drew lately",
+        "at most its load",
+        "of two the least valuable",
+        "a pinned one never goes",
+    ],
+)
+def test_what_room_for_one_more_costs(candidates: list[Candidate], want: float) -> None:
+    assert room_seconds(candidates, 10) == want
 
 
 @given(st.lists(candidates, max_size=6, unique_by=lambda entry: entry.model))

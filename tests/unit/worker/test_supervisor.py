@@ -193,3 +193,22 @@ async def test_work_left_counts_loads_that_requests_wait_for() -> None:
     office.submit()
     assert office.supervisor.work_seconds() == 7.0
     assert math.isfinite(office.supervisor.state()["workSeconds"])
+
+
+async def test_it_says_what_it_holds_and_what_is_on_its_way() -> None:
+    office = Office()
+    assert office.supervisor.held() == ""
+    office.model.load_seconds, office.model.state = 7.0, State.LOADING
+    assert office.supervisor.held() == "shapes-1=7.0"
+    engine = office.serve()
+    assert office.supervisor.held() == "shapes-1"
+    engine.process.kill()
+
+
+async def test_a_request_whose_model_is_withdrawn_while_it_waits_may_go_elsewhere() -> None:
+    office = Office()
+    waiting = office.submit()
+    office.supervisor.apply(Policy(models=[]))
+    with pytest.raises(ApiError) as error:
+        await waiting.result
+    assert (error.value.status, error.value.code) == (404, "model_not_allowed")
