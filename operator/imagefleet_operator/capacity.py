@@ -14,17 +14,23 @@ from imagefleet_operator.plan import learned, spot
 from imagefleet_operator.plan.behavior import Past
 from imagefleet_operator.plan.capacity import Capacity, Learned, Made
 from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
-from imagefleet_operator.plan.conditions import Verdict
+from imagefleet_operator.plan.conditions import Verdict, find
 from imagefleet_operator.plan.forecast import Forecaster
 from imagefleet_operator.plan.roles import Roles, Standing, Wanted, assign
-from imagefleet_operator.plan.scaling import CAUTION_FIRST, Decision, Memory, decide
+from imagefleet_operator.plan.scaling import BOUNDED, CAUTION_FIRST, Decision, Memory, decide
 from imagefleet_operator.plan.types import Json, Name, PoolObserved, PoolSpec, Role
 from imagefleet_operator.plan.warm import next_change, warm_replicas
 
+EXTERNAL = "External"
+"""Why there are as many workers: somebody else wrote ``spec.replicas``."""
 DECIDE_SECONDS = 2.0
 """Between two decisions of a pool."""
+QUIET_SECONDS = 10.0
+"""Between two decisions where nobody asks for anything and nobody can go; a request that waits is news."""
 FORECAST_SECONDS = 1_800.0
 """How far ahead ``warmPool.forecast`` looks: one phase of the daily pattern."""
+FIRST_SECONDS = 15.0
+"""After a start gateways have so long to say something before it is said that they do not."""
 NEW_WEIGHT = 0.5
 """Of the start that was seen last against all before: nodes and images change."""
 
@@ -55,10 +61,12 @@ class Scaler:
     forecaster: Forecaster
     memory: Memory
     counted: ModelLoad
+    began: float
     since: float
     """When it began, or when it heard something again."""
     decided_at: float = 0.0
     last: Decision | None = None
+    quiet: bool = False
 
 
 class Capacities:
@@ -133,15 +141,21 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
     if scaling is None:
         memory.desired, memory.scaler = spec.replicas, None
     elif scaling.external:
-        memory.desired, memory.scaler = plan.bounded(scaling, spec.replicas), None
+        memory.scaler = None
+        told = Decision(plan.bounded(scaling, spec.replicas), EXTERNAL, f"spec.replicas is {spec.replicas}.")
+        _change_to(memory, observed, told, now)
         verdict = _external(spec.replicas, memory.desired)
     else:
-        memory.desired = plan.bounded(scaling, memory.desired)
+        low, high = scaling.spec.min_replicas, scaling.spec.max_replicas
+        told = Decision(
+            plan.bounded(scaling, memory.desired), BOUNDED, f"minReplicas is {low}, maxReplicas {high}."
+        )
+        _change_to(memory, observed, told, now)
         verdict = _internal(memory, scaling, spec, observed, now)
     warm = _warm(memory, spec, now)
     roles = _assign(memory, spec, observed, warm, now)
     internal = scaling is not None and not scaling.external
-    waits = [DECIDE_SECONDS if internal or _moving(roles) else None, _change(spec, now)]
+    waits = [_wait(memory, roles), _change(spec, now)]
     return Capacity(
         desired=memory.desired,
         warm=warm,
@@ -155,8 +169,13 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
     )
 
 
-def _moving(roles: Roles) -> bool:
-    return any(role in (Role.LEAVING, Role.DONE) for role in roles.of.values())
+def _wait(memory: PoolMemory, roles: Roles) -> float | None:
+    """Until the next decision, or the next look at those that leave."""
+    if any(role in (Role.LEAVING, Role.DONE) for role in roles.of.values()):
+        return DECIDE_SECONDS
+    if memory.scaler is None:
+        return None
+    return QUIET_SECONDS if memory.scaler.quiet else DECIDE_SECONDS
 
 
 def _change(spec: PoolSpec, now: float) -> float | None:
@@ -209,7 +228,7 @@ def _external(asked: int, desired: int) -> Verdict:
             "ReplicasOutOfBounds",
             f"spec.replicas is {asked}, and minReplicas and maxReplicas allow {desired}: there are {desired} workers.",
         )
-    return Verdict(True, "External", "spec.replicas is followed, as somebody else writes it.")
+    return Verdict(True, EXTERNAL, "spec.replicas is followed, as somebody else writes it.")
 
 
 def _internal(
@@ -222,7 +241,7 @@ def _internal(
     waiting = memory.desired == 0 and told.held > 0
     if waiting or scaler.last is None or now - scaler.decided_at >= DECIDE_SECONDS:
         _step(memory, scaler, scaling, spec, observed, now)
-    return _verdict(scaling, scaler.last)
+    return _verdict(scaling, scaler, observed, now)
 
 
 def _scaler(memory: PoolMemory, told: ModelLoad, now: float) -> Scaler:
@@ -232,7 +251,7 @@ def _scaler(memory: PoolMemory, told: ModelLoad, now: float) -> Scaler:
     if caution is None:
         forecaster, caution = Forecaster(memory.learned.lead), CAUTION_FIRST
     past = Past(wanted=((now, memory.desired),))
-    return Scaler(forecaster, Memory(caution, past), told, since=now)
+    return Scaler(forecaster, Memory(caution, past), told, began=now, since=now)
 
 
 def _step(
@@ -271,20 +290,32 @@ def _step(
         scaler.memory = replace(before, past=replace(before.past, wanted=((now, memory.desired),)))
         scaler.since, memory.resumed = now, True
     scaler.decided_at, scaler.last = now, decision
+    nothing = not (arrived or inputs.work_left or told.running)
+    scaler.quiet = nothing and memory.desired == scaling.spec.min_replicas
     memory.kept = learned.kept(memory.kept, scaler.forecaster, scaler.memory.caution, scaler.since, now)
     replicas = decision.replicas
     unseen = memory.resumed and now - scaler.since < scaler.forecaster.fast
     if replicas is None or (replicas < memory.desired and (observed.load.partial or unseen)):
         return
-    if replicas != memory.desired:
-        made = Made(now, memory.desired, replicas, decision)
-        memory.decisions = (*memory.decisions, plan.decided(made))[-plan.KEPT_DECISIONS :]
-        metrics.SCALING_DECISIONS.labels(observed.pool.namespace, observed.pool.name, decision.reason).inc()
-        memory.desired = replicas
+    _change_to(memory, observed, decision, now)
 
 
-def _verdict(scaling: PoolScaling, last: Decision | None) -> Verdict:
+def _change_to(memory: PoolMemory, observed: PoolObserved, decision: Decision, now: float) -> None:
+    """Have as many workers as that, and tell of it where it is another number than before."""
+    replicas = decision.replicas
+    if replicas is None or replicas == memory.desired:
+        return
+    made = Made(now, memory.desired, replicas, decision)
+    memory.decisions = (*memory.decisions, plan.decided(made))[-plan.KEPT_DECISIONS :]
+    metrics.SCALING_DECISIONS.labels(observed.pool.namespace, observed.pool.name, decision.reason).inc()
+    memory.desired = replicas
+
+
+def _verdict(scaling: PoolScaling, scaler: Scaler, observed: PoolObserved, now: float) -> Verdict:
+    last, told = scaler.last, find(observed.pool.status, "ScalingActive")
     if last is not None and plan.unclear(last):
+        if told is not None and now - scaler.began < FIRST_SECONDS:
+            return Verdict(told["status"] == "True", told["reason"], told["message"])
         return Verdict(False, last.reason, f"{last.message} The number of workers stays as it is.")
     low, high = scaling.spec.min_replicas, scaling.spec.max_replicas
     if low == high:

@@ -195,19 +195,19 @@ def scaling_status(spec: PoolSpec, observed: PoolObserved, capacity: Capacity, n
     staying = [w for w in observed.workers if not w.pod.deleting]
     by_role = {role: [w for w in staying if w.role is role] for role in Role}
     active = by_role[Role.ACTIVE]
-    waits = starting(active, capacity.desired, capacity.learned, now)
     old = observed.pool.status.get("scaling") or {}
     found: Json = {
         "mode": "Fixed" if spec.scaling is None else "External" if spec.scaling.external else "Internal",
         "desiredReplicas": capacity.desired,
-        "active": max(len(active), capacity.desired) if waits else len(active),
+        "active": max(len(active), capacity.desired),
         "warm": len(by_role[Role.WARM]),
         "leaving": len(by_role[Role.LEAVING]) + len(by_role[Role.DONE]),
         "ready": sum(w.pod.ready for w in active),
         **_seconds(old, capacity.learned),
     }
-    if waits:
-        found["expectedAt"] = timestamp(now + waits[0])
+    coming = [expected(w.pod.created, capacity.learned, now) for w in active if not w.pod.ready]
+    if coming:
+        found["expectedAt"] = timestamp(min(coming))
     if capacity.decisions:
         found["lastScaleTime"] = capacity.decisions[-1]["time"]
         found["decisions"] = list(capacity.decisions)
@@ -235,4 +235,5 @@ def is_warm(worker: Worker) -> bool:
     """Whether it has started, and holds what it should."""
     if not worker.pod.ready or worker.report is None:
         return False
-    return all(m.state == "Resident" for m in worker.report.models if m.pinned)
+    held = worker.report.models
+    return bool(held) and all(m.state == "Resident" if m.pinned else m.in_host_memory for m in held)

@@ -56,10 +56,16 @@ def measured(model: Parent[ModelSpec], name: str) -> Json:
 
 
 def policy_entry(
-    model: Parent[ModelSpec], *, pinned: bool, memory_bytes: int, speed: Json, suspended: bool = False
+    model: Parent[ModelSpec],
+    *,
+    pinned: bool,
+    memory_bytes: int,
+    speed: Json,
+    suspended: bool = False,
+    preload: bool = False,
 ) -> Json:
-    """One model of ``PUT /v1/worker/models``. The digests are the verified ones, also where the spec gives
-    none."""
+    """One model of ``PUT /v1/worker/models``. The digests are the verified ones, also where the spec gives none.
+    ``preload``: its files are to be in the memory of the node."""
     spec = model.spec
     assert spec is not None
     known: Json = {key: speed[key] for key in ("secondsPerMegapixelStep", "loadSeconds") if key in speed}
@@ -79,6 +85,7 @@ def policy_entry(
         "limits": spec.limits,
         "memoryBytes": memory_bytes,
         **({"suspended": True} if suspended else {}),
+        **({"preload": True} if preload else {}),
         **known,
     }
 

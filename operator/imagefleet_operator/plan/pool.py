@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from imagefleet_operator.plan import conditions, policy, prepull, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.budget import BudgetPlan, plan_budget, within_budget
-from imagefleet_operator.plan.capacity import Capacity, scaling_status
+from imagefleet_operator.plan.capacity import Capacity, is_warm, scaling_status
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
 from imagefleet_operator.plan.entry_status import entries_status, main_entries, suspended
@@ -180,6 +180,8 @@ def _policy(
     report: Report,
     pinned: frozenset[str],
     barred: Collection[str],
+    *,
+    preload: bool = False,
 ) -> Policy:
     name = policy.accelerator(report)
     entries = []
@@ -193,6 +195,7 @@ def _policy(
                 memory_bytes=memory_bytes,
                 speed=policy.measured(model, name),
                 suspended=needed in barred,
+                preload=preload,
             )
         )
     return tuple(entries)
@@ -202,14 +205,12 @@ def _aside(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> dict[str
     """Per worker without requests what it is to hold: a warm one what one more worker would; one that leaves keeps what
     it has, whatever is said here."""
     barred = suspended_models(entries, spec)
-    aside = [w for w in verdicts.ready_for_models(observed.workers) if w.role is not Role.ACTIVE]
-    return {
+    warm = {
         w.pod.name: _warm_policy(spec, observed, entries, w.pod.name, w.report, barred)
-        if w.role is Role.WARM
-        else ()
-        for w in aside
-        if w.report is not None
+        for w in verdicts.ready_for_models(observed.workers)
+        if w.role is Role.WARM and w.report is not None
     }
+    return {w.pod.name: () for w in verdicts.present(observed.workers) if w.role in GOING} | warm
 
 
 def _warm_policy(
@@ -223,7 +224,7 @@ def _warm_policy(
     needs = [replace(n, min_resident=min(1, n.min_resident)) for n in entries.before.needs]
     sizes = {need.model: need.memory_bytes for need in needs}
     if spec.warm is not None and not spec.warm.on_accelerator:
-        return _policy(sizes, observed, report, frozenset(), barred)
+        return _policy(sizes, observed, report, frozenset(), barred, preload=True)
     slot = Slot(name, report.memory_total_bytes, frozenset(m.model for m in report.models if m.pinned))
     held = place(needs, [slot]).pinned[name]
     return _policy({model: sizes[model] for model in held}, observed, report, held, barred)
@@ -247,6 +248,8 @@ def _unsettled(worker: Worker, changing: bool, now: float) -> bool:
     if worker.silent_since is not None:
         return now - worker.silent_since < verdicts.SILENT_SECONDS
     if changing or worker.report is None or worker.role in GOING:
+        return True
+    if worker.role is Role.WARM and not is_warm(worker):
         return True
     return any(m.state == "Loading" or (m.pinned and m.state == "Absent") for m in worker.report.models)
 

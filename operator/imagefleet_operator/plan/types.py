@@ -293,6 +293,8 @@ class ModelReport:
     """Of ``Loading``: fetch, verify, fork, weights, options or warm."""
     fetched_bytes: int | None = None
     fetch_total_bytes: int | None = None
+    in_host_memory: bool = False
+    """Whether its files were read into the memory of the node, as asked."""
     modes: tuple[str, ...] = ()
     sizes: tuple[SizeReport, ...] = ()
 

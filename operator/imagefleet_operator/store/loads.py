@@ -19,6 +19,8 @@ Route = tuple[str, str, str]
 """Namespace, pool and ImageModel."""
 FRESH_SECONDS = 15.0
 """A gateway that is silent for longer may hold requests that we know nothing of."""
+GONE_SECONDS = 60.0
+"""One that is silent for longer serves nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ class Loads:
             models=models,
             quiet_seconds=now - self._arrival.get(name, self._began),
             age=min(ages, default=None),
-            partial=any(age > FRESH_SECONDS for age in ages),
+            partial=any(FRESH_SECONDS < age <= GONE_SECONDS for age in ages),
         )
 
     def _count(self, route: Route, old: ModelLoad | None, new: ModelLoad) -> bool:

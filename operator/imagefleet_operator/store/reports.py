@@ -56,6 +56,7 @@ def _model(body: Mapping[str, Any]) -> ModelReport:
         stage=intern(str(body.get("stage") or "")[:STAGE_CHARACTERS]),
         fetched_bytes=_whole(body, "fetchedBytes"),
         fetch_total_bytes=_whole(body, "fetchTotalBytes"),
+        in_host_memory=body.get("inHostMemory") is True,
         modes=tuple(sorted({intern(mode) for mode in body.get("modes") or () if mode in MODES})),
         sizes=_sizes(body),
     )

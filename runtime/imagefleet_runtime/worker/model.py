@@ -54,6 +54,7 @@ class Model:
     )  # requests that laid claim to it later are not begun: others wait for its room
     withdrawn: bool = False  # no longer in the policy: finishes what it has, then goes
     stopped: bool = False  # the load that is under way is to end
+    in_host_memory: bool = False  # its files were read, as its policy asks by `preload`
     outdated: bool = False  # the policy names other files or options by now: the engine is to be replaced
 
     @property
@@ -153,6 +154,7 @@ class Model:
             "model": self.name,
             "state": self.state.value,
             "pinned": self.entry.pinned and not self.withdrawn,
+            "inHostMemory": self.in_host_memory or None,
             "reason": self.reason,
             "message": self.message,
             "digest": self.source.digest if self.source else None,

@@ -104,6 +104,7 @@ class ModelPolicy(_Sourced):
     model: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]  # stands in headers
     digest: Digest
     pinned: bool = False
+    preload: bool = False
     suspended: bool = False
     pipeline: PipelinePolicy = PipelinePolicy()
     sizes: list[Size] = Field(default_factory=list)

@@ -18,6 +18,7 @@ from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.bringup import BringUp
 from imagefleet_runtime.worker.dispatch import Dispatcher
 from imagefleet_runtime.worker.handle import EngineStuckError
+from imagefleet_runtime.worker.host_memory import HostMemory
 from imagefleet_runtime.worker.importer import Importer
 from imagefleet_runtime.worker.loader import Loader
 from imagefleet_runtime.worker.logs import log
@@ -94,6 +95,7 @@ class Supervisor:
             digests=digests,
             measure=self._dispatcher.measure,
         )
+        self._host_memory = HostMemory(cache, digests, self._read)
         self._loader = Loader(
             models=self._models,
             waiting=self._waiting,
@@ -123,6 +125,7 @@ class Supervisor:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._host_memory.stop()
         try:
             await self._loader.stop_engines()
         except EngineStuckError as error:
@@ -156,8 +159,14 @@ class Supervisor:
             model.withdrawn = True
             if not model.serving:
                 self._refuse_waiting(model, errors.model_not_allowed(name))
+        self._host_memory.keep(entry for entry in policy.models if entry.preload)
         self._loader.wake()
         self._dispatcher.wake()
+
+    def _read(self, name: str, read: bool) -> None:
+        """The files of a model have been read into the node's memory, or are no longer kept there."""
+        if name in self._models:
+            self._models[name].in_host_memory = read
 
     def _update(self, model: Model, entry: ModelPolicy) -> None:
         changed = model.entry.identity != entry.identity

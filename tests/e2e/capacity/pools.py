@@ -40,6 +40,10 @@ class Pool:
         self.kubectl("apply", "-f", str(folder / "1-model.yaml"))
         manifest = yaml.safe_load((folder / "2-pool.yaml").read_text())
         manifest["spec"] = {k: v for k, v in (manifest["spec"] | spec).items() if v is not None}
+        self.apply_manifest(manifest)
+
+    def apply_manifest(self, manifest: Json) -> None:
+        """`kubectl apply` of it."""
         self.kubectl.apply(json.dumps(manifest))
 
     def status(self) -> Json:

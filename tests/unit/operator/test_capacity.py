@@ -1,10 +1,13 @@
 """How many workers a pool is to have: from what gateways and workers say to what status says."""
 
 from dataclasses import dataclass, field, replace
+from random import Random
 from typing import Any
 
 import pytest
-from imagefleet_operator.capacity import DECIDE_SECONDS, Capacities
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imagefleet_operator.capacity import DECIDE_SECONDS, QUIET_SECONDS, Capacities
 from imagefleet_operator.plan import capacity as plan
 from imagefleet_operator.plan.behavior import Behavior, Rules
 from imagefleet_operator.plan.capacity import Capacity, Learned
@@ -282,3 +285,65 @@ def test_equal_bounds_leave_nothing_to_decide() -> None:
     verdict = World({"scaling": scaling(2, 2)}).look().verdict
     assert verdict is not None
     assert (verdict.ok, verdict.reason) == (False, "Bounded")
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32), rate=st.floats(0.2, 3.0), seconds=st.sampled_from([0.5, 4.0, 20.0]))
+def test_on_a_steady_random_load_the_number_does_not_swing(seed: int, rate: float, seconds: float) -> None:
+    """Requests of so many seconds at random, which keep ``rate`` workers busy: nobody goes within a window of
+    somebody's coming, and the bound holds."""
+    chance, window = Random(seed), 60.0
+    world = World({"scaling": scaling(1, 8, behavior=Behavior(Rules(), Rules(window)))})
+    backlog, came, number, changes = 0.0, 0.0, 0, [(0.0, 0)]
+    for _ in range(600):
+        arrived = sum(chance.random() < rate * DECIDE_SECONDS / seconds / 20 for _ in range(20))
+        came, number = came + arrived * seconds, number + arrived
+        backlog = max(0.0, backlog + arrived * seconds - DECIDE_SECONDS * len(world.workers))
+        counted = ModelLoad(came, number, number, held=int(backlog > 0), held_seconds=backlog)
+        world.load = Load({"m": counted}, age=0.0)
+        before = world.wanted
+        world.look()
+        assert world.wanted <= 8
+        if world.wanted != before:
+            changes.append((world.now, world.wanted - before))
+    ups = [at for at, change in changes if change > 0]
+    downs = [at for at, change in changes if change < 0]
+    assert all(down - up >= window or down < up for up in ups for down in downs)
+
+
+def test_a_pool_that_nobody_asks_is_looked_at_less_often() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    for _ in range(20):
+        found = world.look()
+    assert found.again == QUIET_SECONDS
+    world.asks(0.5)
+    assert world.look().again == DECIDE_SECONDS
+
+
+def test_bounds_that_move_the_number_and_numbers_of_others_are_told_too() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    world.look()
+    world.spec = {"scaling": scaling(4, 5)}
+    world.look()
+    world.spec = {"scaling": scaling(1, 5, external=True), "replicas": 5}
+    world.look()
+    told = [(d["to"], d["reason"]) for d in world.status["scaling"]["decisions"]]
+    assert told[-2:] == [(4, "Bounded"), (5, "External")]
+
+
+def test_a_new_operator_says_nothing_else_before_gateways_had_time_to_answer() -> None:
+    world = World({"scaling": scaling(1, 5)})
+    found = world.look()
+    assert found.verdict is not None
+    told = {"type": "ScalingActive", "status": "True", "reason": "Deciding", "message": "x"}
+    world.status = {**world.status, "conditions": [told]}
+    world.capacities, world.load = Capacities(), Load()
+    conditions = []
+    for _ in range(10):
+        before = world.status
+        found = world.look()
+        world.status = {**world.status, "conditions": before.get("conditions", [told])}
+        assert found.verdict is not None
+        conditions.append(found.verdict.reason)
+    assert conditions[0] == "Deciding"
+    assert conditions[-1] == "MetricsAbsent"

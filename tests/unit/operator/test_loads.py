@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_operator.plan.capacity_types import ModelLoad
 from imagefleet_operator.store.figures import InvalidFiguresError
-from imagefleet_operator.store.loads import Loads, Route, Said, read_loads
+from imagefleet_operator.store.loads import GONE_SECONDS, Loads, Route, Said, read_loads
 
 POOL = ("studio", "pictures")
 ROUTE: Route = (*POOL, "shapes-1")
@@ -123,8 +123,9 @@ def test_how_old_the_news_is(loads: Loads, clock: Clock) -> None:
     clock.now += 5
     found = loads.of(*POOL)
     assert (found.age, found.partial) == (5.0, True)
-    loads.drop("a")
-    assert not loads.of(*POOL).partial
+    clock.now += GONE_SECONDS
+    says(loads, "b")
+    assert not loads.of(*POOL).partial, "one that is silent for so long serves nobody"
 
 
 def test_a_pool_is_quiet_since_the_last_request_to_any_gateway(loads: Loads, clock: Clock) -> None:
