@@ -9,6 +9,9 @@ too (the figure with 22.7 s is `..._fresh_workers`).
 Ten times the rate can also be ten times the callers: `10x_callers` overlays copies of the middle fifth of the trace,
 each moved by up to half an hour.
 
+How much of it is not knowing: `told_<n>s` is ours where the forecast is the true mean rate of n seconds around the end
+of its lead, and `clairvoyant` a schedule that knows every request (`simulate.bound.best_fit`).
+
 Ours runs with its defaults everywhere. Peers run as people run them, a pool for each model, and also on our shared
 workers and queue (`shared`), which is the scaler alone compared. For the headline each peer gets its best knobs in
 hindsight: target and fewest replicas, for pools of one model chosen for each model. `gpu_hours_vs_*` is ours over
@@ -17,16 +20,21 @@ theirs.
 
 from __future__ import annotations
 
+import math
 import os
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
+from imagefleet_operator.plan.forecast import Forecast, Forecaster
 from imagefleet_operator.plan.scaling import ScalingSpec
-from imagefleet_operator.simulate.bound import lower_bound
+from imagefleet_operator.simulate.bound import best_fit, lower_bound
 from imagefleet_operator.simulate.engine import simulate
 from imagefleet_operator.simulate.fleets import DAY, PEERS, by_model, lasting, ours, shared
 from imagefleet_operator.simulate.loads import LOADS, diurnal
+from imagefleet_operator.simulate.policies import Ours
 from imagefleet_operator.simulate.trace import Trace, as_many, faster, read_trace
 from imagefleet_operator.simulate.world import Outcome, World
 
@@ -42,6 +50,10 @@ HEADLINE = 10
 GENERATED_HOURS = 12
 GENERATED_WORKERS = 8.0
 SEED = 26
+TOLD = (60.0, 120.0, 300.0, 600.0)
+"""Seconds of the future whose mean rate a policy is told."""
+SEEDS = (0, 1, 2)
+"""Of the estimates' errors; the first is everybody's."""
 MOST = 64
 """The most for a peer's fewest replicas that is tried."""
 LEASTS = (0, 1, 2, 4)
@@ -186,6 +198,37 @@ def defaults(label: str, trace: Trace, day: float) -> tuple[Point, float]:
     return us, bound
 
 
+class Told(Forecaster):
+    """Is told the true mean rate of the ``window`` seconds around the end of its lead."""
+
+    def __init__(self, trace: Trace, lead: float, window: float) -> None:
+        self._arrivals = [r.arrival for r in trace]
+        self._work = [0.0, *accumulate(r.seconds for r in trace)]
+        self._window = window
+        super().__init__(lead)
+
+    def _look(self, now: float) -> Forecast:
+        learned = super()._look(now)
+        begin = now + self.lead - self._window / 2
+        came = self._until(begin + self._window) - self._until(begin)
+        return replace(learned, rate=came / self._window)
+
+    def _until(self, time: float) -> float:
+        return self._work[bisect_left(self._arrivals, time)]
+
+
+def limits(trace: Trace) -> None:
+    """What the same policy holds where it knows more."""
+    figure(f"{HEADLINE}x_clairvoyant_gpu_hours", best_fit(trace, START + LOAD, WAIT) / 3600, "h")
+    for window in TOLD:
+        policy = Ours(SPEC, math.inf)
+        policy.forecaster = Told(trace, SPEC.lead, window)
+        name = f"{HEADLINE}x_told_{window:.0f}s"
+        outcome = simulate(trace, policy, SHARED)
+        figure(f"{name}_in_time", outcome.within(WAIT), "share")
+        figure(f"{name}_gpu_hours", outcome.held / 3600, "h", outcome.busy / 3600)
+
+
 def variants(trace: Trace, day: float) -> None:
     """Ours where one thing is otherwise."""
     fresh = replace(SPEC, load_seconds=FRESH_LOAD)
@@ -195,6 +238,7 @@ def variants(trace: Trace, day: float) -> None:
         "queues_at_workers": (trace, SPEC, replace(SHARED, queue="worker"), day),
         "first_come_first_served": (trace, SPEC, replace(SHARED, queue="fifo"), day),
         "without_daily_pattern": (trace, SPEC, SHARED, 100 * day),
+        **{f"seed_{s}": (trace, SPEC, replace(SHARED, seed=s), day) for s in SEEDS[1:]},
         "first_half": (tuple(r for r in trace if r.arrival < middle), SPEC, SHARED, day),
         "second_half": (tuple(r for r in trace if r.arrival >= middle), SPEC, SHARED, day),
     }
@@ -215,6 +259,7 @@ def main() -> None:
         us, bound = defaults(f"{rate}x", trace, DAY / rate)
         if rate == HEADLINE:
             variants(trace, DAY / rate)
+            limits(trace)
             headline(trace, us, bound)
     progress(f"{HEADLINE} times as many callers, in a fifth of the trace")
     first, last = recorded[0].arrival, recorded[-1].arrival

@@ -26,8 +26,8 @@ MEMORY_SECONDS = 7_200.0
 """How long a guess' errors count: the weights follow within two hours."""
 FIRST = (0.5, 0.5, 0.0, 0.0)
 """Weights before anything was learned. Patterns have to prove themselves."""
-TRUST = 50.0
-"""How much weights before anything was learned count, in outcomes at a rate of one busy worker: some minutes' worth."""
+TRUST = 250.0
+"""How much weights before anything was learned count, in seconds at a rate of one busy worker."""
 QUIET = 1.0
 """Busy workers, added to the rate where an outcome counts by 1 / rate, as its variance grows with the rate (and that
 of its square with the square of the rate)."""
@@ -112,8 +112,8 @@ class _Fit:
     """Weights of features, none negative, by least squares over what was lately. What was long ago fades, back towards
     ``first``.
 
-    One round of coordinate descent for each outcome (Franc, Hlaváč and Navara 2005): outcomes come every few seconds,
-    and one moves the best weights by little. Worked example: where 2 came of features (1, 0) and 6 of (1, 2), again
+    One round of coordinate descent each time (Franc, Hlaváč and Navara 2005): that is every few seconds, and the best
+    weights move little meanwhile. Worked example: where 2 came of features (1, 0) and 6 of (1, 2), again
     and again, the weights become 2 and 2.
     """
 
@@ -142,8 +142,8 @@ class _Fit:
         return sum(w * f for w, f in zip(self.weights, features, strict=True))
 
     def learn(self, features: Sequence[float], came: float, weight: float, step: float) -> None:
-        """Take over one outcome, ``step`` seconds after the one before."""
-        forget = math.exp(-step / self._memory)
+        """Take over what came in the ``step`` seconds since the last time; it counts as much as it is long."""
+        forget, weight = math.exp(-step / self._memory), weight * step
         for i, feature in enumerate(features):
             row, by = self._products[i], weight * feature
             self._with_outcome[i] = forget * self._with_outcome[i] + by * came

@@ -17,6 +17,9 @@ p(s) <= S. p rises while demand is there (a worker earns its start back) and fal
 min(p(x + c) - p(x)), and p is found by subgradient steps: it rises where requests end and falls where they begin.
 """
 
+from bisect import bisect_left, bisect_right, insort
+from math import inf
+
 from imagefleet_operator.simulate.trace import Trace
 
 SLOPE = 0.5
@@ -81,6 +84,25 @@ def lower_bound(trace: Trace, spare_seconds: float, wait: float = 30.0, objectiv
         momentum = [0.9 * m + 0.1 * d for m, d in zip(momentum, direction, strict=True)]
         potential.move(momentum, STEP / (1 + k / 30) ** 0.5)
     return busy + best
+
+
+def best_fit(trace: Trace, spare_seconds: float, wait: float = 30.0) -> float:
+    """GPU-seconds of a schedule that knows the future and starts all in time: what can be done with no less than
+    ``lower_bound`` is between the two.
+
+    Each request, in order of arrival, goes to the worker that is free last of those that can begin it in time. Where
+    even that one would have been idle for longer than a start costs, it has ended, and a new one begins. Worked
+    example: requests of 20 s at 0 s and 50 s and S of 60 s: 60 + 20 + 30 + 20 = 130; the second at 110 s: 160.
+    """
+    free: list[float] = []
+    held = 0.0
+    for request in trace:
+        del free[: bisect_left(free, request.arrival - spare_seconds)]
+        place = bisect_right(free, request.arrival + wait)
+        free_at = free.pop(place - 1) if place else -inf
+        held += min(max(0.0, request.arrival - free_at), spare_seconds) + request.seconds
+        insort(free, max(request.arrival, free_at) + request.seconds)
+    return held
 
 
 def _direction(trace: Trace, potential: _Potential, wait: float) -> list[float]:

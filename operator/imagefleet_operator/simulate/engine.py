@@ -17,6 +17,8 @@ from imagefleet_operator.simulate.world import Outcome, Policy, View, Worker, Wo
 
 DEMAND_HALF_LIFE = 600.0
 """Seconds after which a model's demand counts half."""
+ROUNDING = 1e-6
+"""Seconds: of the time when a worker has room."""
 
 
 class _Run:
@@ -29,7 +31,7 @@ class _Run:
         self.estimate = [r.seconds * random.lognormvariate(0, error) for r in trace]
         self.out = Outcome(waits=[inf] * len(trace))
         self.workers: list[Worker] = []
-        self.line = Line(trace, world.wait_seconds, world.queue == "gateway")
+        self.line = Line(trace, world.wait_seconds, world.queue == "gateway", world.ahead_seconds)
         self.events: list[tuple[float, int, Worker | None]] = []
         self.ties = count()
         self.demand: dict[str, tuple[float, float]] = {}
@@ -67,10 +69,13 @@ class _Run:
 
     def _happens(self, worker: Worker, now: float) -> None:
         self.active_at = now
-        if worker.ready:
-            self._done(worker, now)
-        else:
+        if not worker.ready:
             self._ready(worker, now)
+        elif worker.busy and now < worker.ends_at:
+            # It has room for the next one.
+            self._dispatch(now)
+        else:
+            self._done(worker, now)
 
     @property
     def busy(self) -> bool:
@@ -110,9 +115,14 @@ class _Run:
     def _begin_load(self, worker: Worker, model: str, now: float) -> None:
         """A load before any request asks for it."""
         seconds = self._load(worker, model, now)
-        worker.busy = True
         worker.free_at = worker.warm_at = now + seconds
-        self._push(now + seconds, worker)
+        self._occupy(worker, now, now + seconds)
+
+    def _occupy(self, worker: Worker, now: float, until: float) -> None:
+        worker.busy, worker.ends_at = True, until
+        if self.central and now < (room := until - self.world.ahead_seconds):
+            self._push(room, worker)
+        self._push(until, worker)
 
     def _done(self, worker: Worker, now: float) -> None:
         worker.busy = False
@@ -127,9 +137,9 @@ class _Run:
     # Requests
 
     def _dispatch(self, now: float) -> None:
-        """Hand out what waits. In the queue of a worker it waits only where workers have queues."""
+        """Hand out what waits, to workers with room."""
         while self.line:
-            free = [w for w in self.workers if w.ready and not w.draining and not (w.busy and self.central)]
+            free = [w for w in self.workers if w.ready and not w.draining and self._has_room(w, now)]
             if not free:
                 return
             everything = set().union(*(w.resident for w in free)) if self.central else ()
@@ -140,6 +150,12 @@ class _Run:
                 worker.free_at = max(worker.free_at, now) + self.estimate[i] + self._wait(worker, i)
             else:
                 self._begin(worker, i, now)
+
+    def _has_room(self, worker: Worker, now: float) -> bool:
+        if not (worker.busy and self.central):
+            return True
+        at_hand = worker.ends_at - now + sum(self.estimate[i] for i in worker.queue)
+        return at_hand <= self.world.ahead_seconds + ROUNDING
 
     def _rank(self, worker: Worker, i: int, now: float) -> tuple[float, float]:
         """The one that would begin it first; of equals the one that was idle last, so that the others can stop."""
@@ -164,9 +180,8 @@ class _Run:
         self.out.busy += request.seconds
         self.started += 1
         self.late += wait > self.world.wait_seconds
-        worker.busy = True
         worker.free_at = now + load + self.estimate[i] + sum(self.estimate[k] for k in worker.queue)
-        self._push(now + load + request.seconds, worker)
+        self._occupy(worker, now, now + load + request.seconds)
 
     # Models
 

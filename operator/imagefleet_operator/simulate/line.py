@@ -18,11 +18,11 @@ class Line:
     A request whose model an idle worker holds may pass those whose model would have to be loaded, while they have
     time. With ``overdue_last``, those that can no longer start in time let those pass that can: in a burst that is
     more than the workers can do, as many as can be are in time, instead of none (Moore 1968 has the optimum for
-    known work).
+    known work). Whoever is handed out may wait ``ahead`` seconds more, for what the worker has at hand.
     """
 
-    def __init__(self, trace: Trace, wait_seconds: float, overdue_last: bool) -> None:
-        self._trace, self._wait, self._overdue_last = trace, wait_seconds, overdue_last
+    def __init__(self, trace: Trace, wait_seconds: float, overdue_last: bool, ahead: float = 0.0) -> None:
+        self._trace, self._wait, self._overdue_last, self._ahead = trace, wait_seconds, overdue_last, ahead
         self._waiting: deque[int] = deque()
         self._overdue: deque[int] = deque()
 
@@ -39,7 +39,8 @@ class Line:
     def take(self, resident: Collection[str], now: float) -> int:
         """The request that a worker which holds these models gets."""
         waiting, trace = self._waiting, self._trace
-        while self._overdue_last and waiting and trace[waiting[0]].arrival + self._wait < now:
+        latest = now + self._ahead - self._wait
+        while self._overdue_last and waiting and trace[waiting[0]].arrival < latest:
             self._overdue.append(waiting.popleft())
         if not waiting:
             return self._overdue.popleft()

@@ -12,16 +12,16 @@ class Ours:
     drains = False
     memory_seconds = float("inf")
 
-    def __init__(self, spec: ScalingSpec, day: float = 86_400.0, interval: float = 5.0) -> None:
+    def __init__(self, spec: ScalingSpec, day: float = 86_400.0, interval: float = 2.0) -> None:
         self.interval = interval
         self._spec = spec
-        self._forecaster = Forecaster(spec.lead, day=day)
+        self.forecaster = Forecaster(spec.lead, day=day)
         self._memory = Memory()
         self._arrived_at = -spec.zero_seconds
 
     def decide(self, view: View) -> int | None:
         """As ``plan.scaling.decide``."""
-        forecast = self._forecaster.observe(view.now, view.arrived_seconds)
+        forecast = self.forecaster.observe(view.now, view.arrived_seconds)
         if view.arrived:
             self._arrived_at = view.now
         inputs = Inputs(

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 Queue = Literal["gateway", "fifo", "worker"]
 """Where requests wait. ``worker``: each goes at once to the worker that would finish it first. ``gateway`` and
-``fifo``: for the first idle worker; with ``gateway`` those that can still start in time go first."""
+``fifo``: for the first worker with room; with ``gateway`` those that can still start in time go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,8 @@ class World:
     estimate_error: float = 0.2
     """Standard deviation of ln(estimated / true cost)."""
     queue: Queue = "gateway"
+    ahead_seconds: float = 3.0
+    """A worker with no more work at hand has room for what waits at the gateway (its ``IMAGEFLEET_AHEAD_SECONDS``)."""
     seed: int = 0
     begin: float | None = None
     """When the pool is there first; None: with its first request."""
@@ -105,6 +107,8 @@ class Worker:
     gone: bool = False
     free_at: float = 0.0
     """When it would be done with all it has, by the estimates."""
+    ends_at: float = 0.0
+    """When it is done with what it draws or loads now, in truth."""
     idle_since: float = 0.0
     warm_at: float = inf
     """When it was ready, and its first model loaded."""

@@ -90,7 +90,8 @@ class _Lane:
 class Line:
     """At most `limit` requests that wait.
 
-    `on_tick` is called now and then while there are any.
+    `on_tick` is called now and then while there are any. Whoever is sent may wait another `ahead_seconds` on the
+    worker, for the work that it has at hand: in time is who can begin after that.
     """
 
     def __init__(
@@ -99,10 +100,13 @@ class Line:
         loads: Loads,
         clock: Callable[[], float],
         on_tick: Callable[[], object] = lambda: None,
+        *,
+        ahead_seconds: float = 0.0,
     ) -> None:
         self._limit = limit
         self._loads = loads
         self._clock = clock
+        self._ahead = ahead_seconds
         self._interactive: list[_Place] = []
         self._batch: list[_Place] = []
         self._lanes: dict[Hashable, _Lane] = {}
@@ -174,7 +178,7 @@ class Line:
         for places in (self._interactive, self._batch):
             late = []
             for place in list(places):
-                if place.waiter.start_by >= now:
+                if place.waiter.start_by >= now + self._ahead:
                     yield place
                 else:
                     late.append(place)

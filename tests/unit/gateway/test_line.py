@@ -69,7 +69,7 @@ def gate() -> Gate:
 
 @pytest.fixture
 def line(gate: Gate) -> Iterator[Line]:
-    line = Line(10, gate.loads, lambda: gate.now)
+    line = Line(10, gate.loads, lambda: gate.now, ahead_seconds=3.0)
     yield line
     line.close()
 
@@ -85,6 +85,10 @@ ORDERS: dict[str, tuple[dict[str, Request], list[str]]] = {
     ),
     "those in time before those that are late": (
         {"late": Request(Gate(), arrived=1, start_by=NOW - 1), "in time": Request(Gate(), arrived=2)},
+        ["in time", "late"],
+    ),
+    "late is who would be so once the worker has done what it has": (
+        {"late": Request(Gate(), arrived=1, start_by=NOW + 2), "in time": Request(Gate(), arrived=2)},
         ["in time", "late"],
     ),
     "an interactive one that is late before a batch": (

@@ -95,8 +95,8 @@ def test_behavior_that_holds_a_burst_back_is_named() -> None:
 
 
 def test_caution_rises_with_each_late_request_and_falls_slowly() -> None:
-    assert learned(SPEC, 3.0, Inputs(0.0, 1, started=25, late=1)) == pytest.approx(3.0375)
-    assert learned(SPEC, 3.0, Inputs(0.0, 1, started=100, late=1)) == pytest.approx(3.0)
+    assert learned(SPEC, 3.0, Inputs(0.0, 1, started=25, late=1)) == pytest.approx(3.03875)
+    assert learned(SPEC, 3.0, Inputs(0.0, 1, started=1000, late=9)) == pytest.approx(3.0)
     assert learned(SPEC, 0.0, Inputs(0.0, 1, started=100)) == 0.0
     assert learned(SPEC, 5.9, Inputs(0.0, 1, started=100, late=100)) == scaling.CAUTION_MOST
 

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagefleet_operator.simulate.bound import lower_bound
+from imagefleet_operator.simulate.bound import best_fit, lower_bound
 from imagefleet_operator.simulate.engine import simulate
 from imagefleet_operator.simulate.policies import Fixed
 from imagefleet_operator.simulate.trace import Request, Trace
@@ -44,6 +44,18 @@ def test_no_run_holds_less(trace: Trace, workers: int, load: float, start: float
     out = simulate(moved, Fixed(workers), world)
     objective = out.within(world.wait_seconds)
     assert lower_bound(moved, start + load, world.wait_seconds, objective) <= out.held * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("second", "want"), [(50.0, 130.0), (110.0, 160.0), (5.0, 100.0)])
+def test_who_knows_the_future_keeps_a_worker_for_as_long_as_a_start_costs(second: float, want: float) -> None:
+    pair = (Request(0.0, "a", 20.0), Request(second, "a", 20.0))
+    assert best_fit(pair, 60.0) == want
+
+
+@settings(max_examples=15, deadline=None)
+@given(trace=traces, spare=st.floats(0.1, 300), wait=st.floats(0, 60))
+def test_a_schedule_holds_no_less_than_the_bound(trace: Trace, spare: float, wait: float) -> None:
+    assert lower_bound(trace, spare, wait, 1.0) <= best_fit(trace, spare, wait) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("spare", [0.5, 60.0, 600.0])

@@ -77,6 +77,21 @@ def test_a_line_passes_over_another_model_only_while_there_is_time() -> None:
     assert len(line) == 1
 
 
+def test_a_worker_that_is_nearly_done_takes_what_waits_and_no_longer_what_comes() -> None:
+    """It is done at 90 s, and took the late one at 87 s, before the last one came."""
+    each = requests((0, "a", 20), (1, "a", 5), (88, "a", 10))
+    assert simulate(each, Fixed(1), replace(WORLD, ahead_seconds=3.0)).waits == [70.0, 89.0, 7.0]
+    assert simulate(each, Fixed(1), replace(WORLD, ahead_seconds=0.0)).waits == [70.0, 99.0, 2.0]
+
+
+def test_who_would_start_late_at_a_worker_that_is_nearly_done_counts_as_late() -> None:
+    trace = requests((0, "a", 5), (10, "a", 5))
+    line = Line(trace, 30.0, overdue_last=True, ahead=3.0)
+    line.add(0)
+    line.add(1)
+    assert line.take({"a"}, 28.0) == 1
+
+
 def test_a_pool_lasts_as_long_as_its_world() -> None:
     out = simulate(requests((1000, "a", 20)), Fixed(1), replace(WORLD, begin=0.0, end=3600.0))
     assert out.held == pytest.approx(3600.0, abs=Fixed.interval)
@@ -96,7 +111,7 @@ worlds = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(trace=traces, world=worlds, least=st.integers(0, 3))
 def test_every_request_starts_once_and_hours_add_up(trace: Trace, world: World, least: int) -> None:
     out = simulate(trace, Ours(ScalingSpec(min_replicas=least, max_replicas=5)), world)
