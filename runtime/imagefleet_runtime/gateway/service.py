@@ -32,14 +32,10 @@ class Gateway:
         self.fleet = Fleet()
         self.metrics = Metrics(clock)
         self.figures = Figures(clock=clock)
-<<<<<<< HEAD
         self.spending = Spending()
-        self.line = Line(settings.hold_limit, self.fleet.loads, clock, self._tick)
-=======
         self.line = Line(
             settings.hold_limit, self.fleet.loads, clock, self._tick, ahead_seconds=settings.ahead_seconds
         )
->>>>>>> 2a5e754 (Simulator: workers take what waits 3 s ahead, decisions every 2 s as in the fleet; in time is who can begin after what the worker has at hand; a schedule that knows the future)
         self.upstream = Upstream()
         self.bodies = Budget(settings.body_bytes)
         self._prober = Prober(self.upstream, tokens.bearer, self.fleet.loads, self.line.changed, clock)
