@@ -63,11 +63,15 @@ def call_baseline(connection: http.client.HTTPConnection, body: dict[str, Any]) 
 class Worker:
     """A worker process of ours, without an operator: this plays its part."""
 
-    def __init__(self, scratch: Path, threads: int) -> None:
+    def __init__(self, scratch: Path, threads: int, **settings: str) -> None:
+        """``settings``: more of its environment."""
         scratch.mkdir()
-        self.process, address = start_worker(
-            scratch, IMAGEFLEET_TORCH_THREADS=str(threads), IMAGEFLEET_CACHE_DIR=str(scratch / "cache")
-        )
+        settings = {
+            "IMAGEFLEET_TORCH_THREADS": str(threads),
+            "IMAGEFLEET_CACHE_DIR": str(scratch / "cache"),
+            **settings,
+        }
+        self.process, address = start_worker(scratch, **settings)
         self.port = int(address.rpartition(":")[2])
         self.connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         self._models: dict[str, dict[str, Any]] = {}

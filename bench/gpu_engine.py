@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from imagefleet_runtime.worker import messages
+from imagefleet_runtime.worker.checkpoint import LIMIT_BYTES
 from imagefleet_runtime.worker.engine.meter import Meter
 from imagefleet_runtime.worker.engine.pipeline import Pipeline
 from imagefleet_runtime.worker.engine.warm import warm
@@ -95,6 +96,7 @@ def measure(shape: models.Shape) -> None:
         progress(f"{shape.name}: {profile}")
     _alone(shape, pipe, pipeline)
     _batched(shape, pipeline)
+    _kept(shape, pipeline)
     _memory(shape, pipeline, meter, Footprint(weights_bytes, profiles))
     _swap(shape, pipe)
 
@@ -111,6 +113,16 @@ def _alone(shape: models.Shape, pipe: Any, pipeline: Pipeline) -> None:
         ours.append(seconds(pipeline, [wanted], 1))
         bare.append(bare_seconds(pipe, wanted))
     figure(f"{shape.name}_seconds_per_picture_1024", statistics.median(ours), "s", statistics.median(bare))
+
+
+def _kept(shape: models.Shape, pipeline: Pipeline) -> None:
+    """A picture whose answers are kept, so that it can be interrupted, beside one whose answers are not."""
+    wanted = draw(shape, 1, 1024)
+    kept, plain = [], []
+    for _round in range(ROUNDS):
+        kept.append(seconds(pipeline, [replace(wanted, record_bytes=LIMIT_BYTES)], 1))
+        plain.append(seconds(pipeline, [wanted], 1))
+    figure(f"{shape.name}_recording_seconds_1024", statistics.median(kept), "s", statistics.median(plain))
 
 
 def _batched(shape: models.Shape, pipeline: Pipeline) -> None:

@@ -2,8 +2,9 @@
 
     make bench NAME=soak [REQUESTS=2000] [MODEL=build/models/shapes-2]
 
-Callers ask for pictures whose pixels are known from bare diffusers, some with LoRA adapters; some leave in the middle,
-some ask for what is too large; and engines are killed. Each request must end in its right picture, in a typed error
+Callers ask for pictures whose pixels are known from bare diffusers, some with LoRA adapters, some in class batch, some
+from where an interrupted worker left off; some leave in the middle, some ask for what is too large; and engines are
+killed. Each request must end in its right picture, in a typed error
 that fits, or in its caller's leaving. Prints JSON lines; exits 1 where one was lost or wrong.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import random
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,10 @@ KILL_EVERY = (
 KILL_SECONDS = 160.0
 # The rest of all requests are pictures.
 LEAVES, TOO_LARGE = 0.1, 0.05
+# Of the pictures.
+IN_BATCH, RESUMED = 0.4, 0.3
+# What a worker draws before it is interrupted: a part of the pictures that all callers ask it for.
+SECONDS_TO_INTERRUPT = 0.5
 # Levels of 255: pixels are rounded, and 1e-4 of the range can fall on the other side of a half.
 TOLERANCE = 1
 REFUSALS = {"size_exceeds_memory", "limit_exceeded"}
@@ -51,9 +58,16 @@ SAMPLES_PER_QUARTER = 12
 
 
 class Soak:
-    def __init__(self, worker: Worker, pictures: dict[requests.Wanted, Any], chance: random.Random) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        pictures: dict[requests.Wanted, Any],
+        checkpoints: dict[requests.Wanted, str],
+        chance: random.Random,
+    ) -> None:
         self._worker = worker
         self._pictures = pictures
+        self._checkpoints = checkpoints
         self._chance = chance
         self._left = REQUESTS
         self.ends: Counter[str] = Counter()
@@ -86,13 +100,22 @@ class Soak:
         wanted = self._chance.choice(list(self._pictures))
         if kind < TOO_LARGE + LEAVES:
             return await self._leave(client, wanted)
-        answer = await self._post(client, wanted.body())
+        answer = await self._post(client, self._asked(wanted))
         if answer.status_code != 200:
             code = answer.json()["error"]["code"]
             return code if code in ("engine_crashed", "queue_full") else f"lost: {code}"
         picture = Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"])))
         difference = np.abs(np.asarray(picture, np.int16) - self._pictures[wanted]).max()
         return "picture" if difference <= TOLERANCE else "wrong"
+
+    def _asked(self, wanted: requests.Wanted) -> dict[str, Any]:
+        priority = "batch" if self._chance.random() < IN_BATCH else "interactive"
+        body = {**wanted.body(), "priority": priority}
+        found = self._checkpoints.get(wanted)
+        if found is None or self._chance.random() > RESUMED:
+            return body
+        self.ends["(resumed)"] += 1
+        return {**body, "resume": found}
 
     async def _too_large(self, client: httpx.AsyncClient) -> str:
         answer = await self._post(client, {"prompt": "a red circle", "width": 4096, "height": 4096})
@@ -131,10 +154,11 @@ def held_by(pid: int) -> int:
 def report(soak: Soak) -> bool:
     """Print the figures; whether all was well."""
     lost = sum(count for end, count in soak.ends.items() if end.startswith("lost"))
-    killed = soak.ends.pop("(engines killed)", 0)
+    killed, resumed = soak.ends.pop("(engines killed)", 0), soak.ends.pop("(resumed)", 0)
     figure("soak_requests", sum(soak.ends.values()), "requests", REQUESTS)
     figure("soak_engines_killed", killed, "engines")
     figure("soak_pictures", soak.ends["picture"], "requests")
+    figure("soak_resumed", resumed, "requests")
     figure("soak_cancelled", soak.ends["left"], "requests")
     figure("soak_refused", soak.ends["refused"], "requests")
     figure("soak_engine_crashed", soak.ends["engine_crashed"], "requests")
@@ -158,19 +182,43 @@ def main() -> None:
         adapters = requests.write_adapters(MODEL, scratch)
         progress(f"drawing {PICTURES} pictures alone")
         pictures = requests.draw_alone(MODEL, adapters, requests.choose(PICTURES, chance))
-        worker = Worker(scratch / "worker", threads=1)
-        try:
-            worker.until_ready()
-            worker.allow(
-                "model", MODEL, pinned=True, adapters=[_entry(name, adapters[name]) for name in adapters]
-            )
-            worker.until_resident("model")
-            soak = Soak(worker, pictures, chance)
+        with _worker(scratch / "interrupted", adapters) as worker:
+            checkpoints = asyncio.run(interrupt(worker, chance.sample(list(pictures), CALLERS)))
+        progress(f"{len(checkpoints)} checkpoints")
+        with _worker(scratch / "worker", adapters) as worker:
+            soak = Soak(worker, pictures, checkpoints, chance)
             asyncio.run(soak.run())
             good = report(soak)
-        finally:
-            worker.end()
     sys.exit(0 if good else 1)
+
+
+@contextlib.contextmanager
+def _worker(scratch: Path, adapters: dict[str, Path]) -> Iterator[Worker]:
+    """A worker that holds the model, and keeps what checkpoints need."""
+    worker = Worker(scratch, threads=1, IMAGEFLEET_INTERRUPT="checkpoint")
+    try:
+        worker.until_ready()
+        entries = [_entry(name, adapters[name]) for name in adapters]
+        worker.allow("model", MODEL, pinned=True, adapters=entries)
+        worker.until_resident("model")
+        yield worker
+    finally:
+        worker.end()
+
+
+async def interrupt(worker: Worker, wanted: list[requests.Wanted]) -> dict[requests.Wanted, str]:
+    """The checkpoints of those of ``wanted`` that are being drawn when ``worker`` is interrupted."""
+    address = f"http://127.0.0.1:{worker.port}"
+    async with httpx.AsyncClient(base_url=address, timeout=120) as client:
+        asked = [
+            client.post("/v1/generate", headers=bearer("gateway"), json={"model": "model", **one.body()})
+            for one in wanted
+        ]
+        replies = asyncio.gather(*asked)
+        await asyncio.sleep(SECONDS_TO_INTERRUPT)
+        await client.post("/v1/worker/interrupt", headers=bearer("operator"))
+        bodies = [reply.json() for reply in await replies]
+    return {one: body["checkpoint"] for one, body in zip(wanted, bodies, strict=True) if "checkpoint" in body}
 
 
 def _entry(name: str, folder: Path) -> dict[str, str]:

@@ -111,6 +111,7 @@ class _Engine:
             case messages.Interrupt():
                 self._interrupt(order.id)
             case messages.Pause() if order.id in self._pictures:
+                self._steps.flush()
                 self._pipeline.hub.pause(order.id, True)
                 self._send(messages.Paused(order.id))
             case messages.Continue() if order.id in self._pictures:
@@ -164,6 +165,8 @@ class _Engine:
         self._steps.end()
         self._finish_all(ended)
         self._start_waiting()
+        if not self._pictures:
+            self._steps.forget()
 
     def _finish_all(self, ended: Round) -> None:
         for drawing, drawn in ended.results:
@@ -246,7 +249,7 @@ class _Steps:
     def begin(self, pictures: list[Picture]) -> None:
         """A round with ``pictures`` begins. Where others take part than before, the count begins anew."""
         if pictures != self._pictures:
-            self._flush()
+            self.flush()
             self._pictures = pictures
         if self._rounds == 0:
             self._started = time.monotonic()
@@ -254,9 +257,14 @@ class _Steps:
     def end(self) -> None:
         self._rounds += 1
         if time.monotonic() - self._started >= STEP_SECONDS:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def forget(self) -> None:
+        """All have ended: there is nobody to tell of, and what they hold may be a checkpoint of many MB."""
+        self._rounds, self._pictures = 0, []
+
+    def flush(self) -> None:
+        """Tell of the rounds since it was last told: before a time in which there are none."""
         if not self._rounds:
             return
         self._pipeline.synchronize()
