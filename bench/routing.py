@@ -3,8 +3,9 @@ ones).
 
 Arrivals are Poisson, costs come in random order (in the trace's own, spells of costly requests overload any routing
 alike), models are resident everywhere, each worker draws one request after the other. Ours is the
-gateway's own code (`gateway.routing.choose` over `gateway.loads.WorkerLoad`), with what it has: units times the model's
+gateway's own code (`gateway.routing.place` over `gateway.loads.WorkerLoad`), with what it has: units times the model's
 rate, which workers learn from every completion (here an exponential mean), and the work left that each reply carries.
+What a worker has no room for waits in one line, first come, first served; `without_line` sends it at once.
 Units explain costs but for `ERROR=` (standard deviation of the logarithm, 0.2); traces have no sizes to count them by.
 The oracle knows every cost exactly. Waits of all `SEEDS=` (5) series of arrivals together.
 """
@@ -25,7 +26,7 @@ from imagefleet_operator.simulate.report import quantile
 from imagefleet_operator.simulate.trace import read_trace
 from imagefleet_runtime.gateway.loads import WorkerLoad
 from imagefleet_runtime.gateway.resources import ModelView, Worker
-from imagefleet_runtime.gateway.routing import choose
+from imagefleet_runtime.gateway.routing import Wait, place
 from imagefleet_runtime.gateway.snapshot import Share
 
 from bench.report import figure
@@ -34,6 +35,8 @@ WORKERS = 16
 LOAD = 0.85
 SEEDS = int(os.environ.get("SEEDS", "5"))
 ERROR = float(os.environ.get("ERROR", "0.2"))
+# The gateway's default.
+AHEAD_SECONDS = 3.0
 LEARNS = 0.2
 """Weight of a completion in a model's rate."""
 
@@ -55,8 +58,8 @@ class Server:
     free_at: float = 0.0
 
 
-Chooser = Callable[[int, float], int]
-"""Which worker gets a job, at a time."""
+Chooser = Callable[[int, float], int | None]
+"""Which worker gets a job, at a time; None: it waits."""
 
 
 class Fleet:
@@ -70,6 +73,7 @@ class Fleet:
         self.estimates = [0.0] * len(jobs)
         self.rates: dict[str, float] = {}
         self.next = 0
+        self.line: deque[int] = deque()
         workers = [Worker(f"w{k}", "n", "p", f"w{k}", "", 0, ()) for k in range(WORKERS)]
         self.workers = tuple(workers)
         self.shares: dict[str, Share] = {}
@@ -82,12 +86,25 @@ class Fleet:
             now += self.times.expovariate(rate)
             self.arrived[job] = now
             while ends and ends[0][0] <= now:
-                self._end(*heappop(ends), waits, ends)
-            server = choose_one(job, now)
-            self._send(job, server, now, waits, ends)
+                self._end_and_release(choose_one, waits, ends)
+            self.line.append(job)
+            self._release(choose_one, now, waits, ends)
         while ends:
-            self._end(*heappop(ends), waits, ends)
+            self._end_and_release(choose_one, waits, ends)
         return waits
+
+    def _end_and_release(
+        self, choose_one: Chooser, waits: list[float], ends: list[tuple[float, int]]
+    ) -> None:
+        now, server = heappop(ends)
+        self._end(now, server, waits, ends)
+        self._release(choose_one, now, waits, ends)
+
+    def _release(
+        self, choose_one: Chooser, now: float, waits: list[float], ends: list[tuple[float, int]]
+    ) -> None:
+        while self.line and (server := choose_one(self.line[0], now)) is not None:
+            self._send(self.line.popleft(), server, now, waits, ends)
 
     def _send(self, job: int, k: int, now: float, waits: list[float], ends: list[tuple[float, int]]) -> None:
         server, seconds = self.servers[k], self.jobs[job].seconds
@@ -95,6 +112,7 @@ class Fleet:
         server.free_at = max(server.free_at, now) + seconds
         self.loads[f"w{k}"].sent(self.jobs[job].model, self.estimates[job], 0.0, now)
         if len(server.jobs) == 1:
+            waits[job] = now - self.arrived[job]
             heappush(ends, (now + seconds, k))
 
     def _end(self, now: float, k: int, waits: list[float], ends: list[tuple[float, int]]) -> None:
@@ -112,15 +130,27 @@ class Fleet:
 
     # Choosers
 
-    def ours(self, job: int, now: float) -> int:
+    def ours(self, job: int, now: float, ahead: float = AHEAD_SECONDS) -> int | None:
         """The gateway's own choice."""
         wanted = self.jobs[job]
-        choice = choose(
-            [[self._share(wanted)]], self.loads, now, lambda _: wanted.units, math.inf, (), self.random.random
+        placed = place(
+            [[self._share(wanted)]],
+            self.loads,
+            now,
+            lambda _: wanted.units,
+            math.inf,
+            (),
+            self.random.random,
+            lambda _load, _view, at_hand, _seconds: at_hand <= ahead,
         )
-        assert choice is not None
-        self.estimates[job] = choice.work_seconds
-        return int(choice.worker.uid[1:])
+        if isinstance(placed, Wait):
+            return None
+        self.estimates[job] = placed.work_seconds
+        return int(placed.worker.uid[1:])
+
+    def without_line(self, job: int, now: float) -> int | None:
+        """The same, whatever the workers have to do."""
+        return self.ours(job, now, math.inf)
 
     def _share(self, job: Job) -> Share:
         """A model is calibrated when it is loaded: its first job's rate stands for that."""
@@ -162,6 +192,7 @@ def read_jobs(path: str | None) -> list[Job]:
 
 CHOOSERS: dict[str, Callable[[Fleet], Chooser]] = {
     "ours": lambda fleet: fleet.ours,
+    "without_line": lambda fleet: fleet.without_line,
     "oracle": lambda fleet: fleet.oracle,
     "join_shortest_queue": lambda fleet: fleet.shortest_queue,
     "power_of_two": lambda fleet: fleet.power_of_two,

@@ -188,6 +188,7 @@ def test_a_gateway_may_use_its_whole_grace_but_the_last_quarter_minute(helm: Hel
     assert environment(spec)["IMAGEFLEET_GRACE_SECONDS"] == "885"
     assert environment(spec)["IMAGEFLEET_HOLD_SECONDS"] == "45"
     assert environment(spec)["IMAGEFLEET_BATCH_HOLD_SECONDS"] == "300"
+    assert environment(spec)["IMAGEFLEET_AHEAD_SECONDS"] == "3"
 
 
 @pytest.mark.parametrize("value_set", VALUE_SETS)

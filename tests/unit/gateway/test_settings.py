@@ -15,8 +15,9 @@ GOOD = {"IMAGEFLEET_CALLER_KEY_FILE": "/key/caller.pem"}
 
 def test_defaults() -> None:
     settings = read_settings(GOOD)
-    assert (settings.host, settings.port, settings.hold_seconds) == ("0.0.0.0", 8080, 30.0)
+    assert (settings.host, settings.port, settings.hold_seconds) == ("0.0.0.0", 8080, 120.0)
     assert settings.batch_hold_seconds == 300.0
+    assert settings.ahead_seconds == 3.0
     assert settings.caller_key_file == "/key/caller.pem"
     assert settings.upstream_seconds == 600.0
     assert settings.body_bytes == 256 * 1024 * 1024
@@ -34,6 +35,7 @@ BAD = {
         "IMAGEFLEET_HOLD_SECONDS must be a number from 0 to 3600",
     ),
     "a negative wait": ({"IMAGEFLEET_HOLD_SECONDS": "-1"}, "IMAGEFLEET_HOLD_SECONDS must be"),
+    "a negative head start": ({"IMAGEFLEET_AHEAD_SECONDS": "-1"}, "IMAGEFLEET_AHEAD_SECONDS must be"),
     "a negative limit": ({"IMAGEFLEET_HOLD_LIMIT": "-1"}, "IMAGEFLEET_HOLD_LIMIT must be"),
     "no room for one body": ({"IMAGEFLEET_BODY_BYTES": "1000"}, "must be a whole number from 67108864 to"),
     "a negative cache": ({"IMAGEFLEET_CACHE_BYTES": "-1"}, "IMAGEFLEET_CACHE_BYTES must be"),
