@@ -26,7 +26,8 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerCalls:
-    """What is said to workers and heard of them. ``wake`` is called with the keys that news concern."""
+    """What is said to workers and heard of them. ``wake`` is called with the keys that news concern, ``later`` with
+    those that mere readings do."""
 
     def __init__(
         self,
@@ -34,12 +35,14 @@ class WorkerCalls:
         client: KubeClient,
         workers: WorkerClient,
         wake: Callable[[Iterable[Key]], None],
+        later: Callable[[Iterable[Key]], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._client = client
         self._workers = workers
         self._wake = wake
+        self._later = later
         self._clock = clock
         self._intervals: dict[Name, float] = {}
         self._wanted: dict[Name, tuple[Policy, Role]] = {}
@@ -142,11 +145,12 @@ class WorkerCalls:
             self._heard(pod, report, self._store.worker(pod).policy_hash)
 
     def _heard(self, pod: Pod, report: Report, policy_hash: str | None) -> None:
-        self._wake(
-            self._store.put_worker(
-                pod, WorkerState(pod.uid, report, None, policy_hash, heard_at=self._clock())
-            )
-        )
+        before = self._store.worker(pod)
+        state = WorkerState(pod.uid, report, None, policy_hash, heard_at=self._clock())
+        keys = self._store.put_worker(pod, state)
+        same = before.report is not None and before.report.news == report.news
+        mere_readings = same and (before.silent_since, before.policy_hash) == (None, policy_hash)
+        (self._later if mere_readings else self._wake)(keys)
 
     def _silent(self, pod: Pod, call: str, error: CallError) -> None:
         metrics.POLL_FAILURES.labels(pod.namespace, pod.pool, call).inc()

@@ -36,6 +36,9 @@ CALLS_AT_ONCE = 64
 GATEWAYS_AT_ONCE = 16
 COALESCE_SECONDS = 0.2
 """Changes come in bursts: a pool's children bring some ten events within a second. One pass is for all of these."""
+READINGS_SECONDS = 5.0
+"""Utilization, speeds and the like move in each report, and a status tells of them at most this often: one pass is for
+all of a pool's workers."""
 OLDEST_SECONDS = 300.0
 """A key that waits or is worked on this long means that the queue is stuck. Every call has a shorter
 deadline."""
@@ -57,7 +60,7 @@ class Leader:
         self._store = Store()
         key = load_key(settings.caller_key_file)
         self._workers = WorkerClient(Tokens(key))
-        self._calls = WorkerCalls(self._store, client, self._workers, self._wake)
+        self._calls = WorkerCalls(self._store, client, self._workers, self._wake, self._wake_later)
         events = EventRecorder(client, settings.lease.identity)
         actor = Actor(self._store, client, events, self._wake)
         self._nodes = NodeWatch(self._store, client, self._wake)
@@ -181,6 +184,10 @@ class Leader:
     def _wake(self, keys: Iterable[Key]) -> None:
         for key in keys:
             self._queue.add(key, COALESCE_SECONDS)
+
+    def _wake_later(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            self._queue.add(key, READINGS_SECONDS)
 
     def _watch_gateways(self, pool: Name, wanted: bool) -> None:
         self._counts.watch(pool, wanted)

@@ -77,6 +77,8 @@ class _Desk:
     burns: dict[str, Burn] = field(init=False)
     slots: list[Slot] = field(init=False)
     outlooks: dict[str, Outlook] | None = field(init=False)
+    sizes: dict[str, int | None] = field(default_factory=dict)
+    """Of the models, as they are asked for at each attempt to place them."""
 
     def __post_init__(self) -> None:
         old = self.observed.pool.status
@@ -146,7 +148,10 @@ class _Desk:
         return lay_out(entries, self._size, self.slots, self.outlooks)
 
     def _size(self, model: str) -> int | None:
-        return memory(model, self.observed) if verdicts.is_usable(model, self.observed) else None
+        if model not in self.sizes:
+            usable = verdicts.is_usable(model, self.observed)
+            self.sizes[model] = memory(model, self.observed) if usable else None
+        return self.sizes[model]
 
     def _move(self, at: int, state: EntryState, layout: Layout) -> None:
         view = self._view(self.spec.models[at], state, layout)

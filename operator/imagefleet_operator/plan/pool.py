@@ -147,23 +147,27 @@ def _policies(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> Mappi
         if w.report is not None
     }
     most = max(free.values(), default=0)
+    placed = frozenset[str]().union(*pinned.values())
+    made: dict[tuple[str, frozenset[str], tuple[str, ...]], Policy] = {}
 
     def may(report: Report, worker: str, model: str) -> bool:
         """What fits nowhere is named all the same: a worker says best why it cannot."""
         if model not in needs:
             return _holds(report, model)
         size = needs[model]
-        placed = any(model in held for held in pinned.values())
-        return model in pinned[worker] or size <= free[worker] or (size > most and not placed)
+        return model in pinned[worker] or size <= free[worker] or (size > most and model not in placed)
+
+    def policy_of(report: Report, worker: str) -> Policy:
+        """Most workers hold the same: what is the same is made once."""
+        names = tuple(m for m in next_needs if may(report, worker, m))
+        key = policy.accelerator(report), pinned[worker], names
+        if key not in made:
+            sizes = {m: next_needs[m] for m in names} | leaving_sizes
+            made[key] = _policy(sizes, observed, report, pinned[worker], barred)
+        return made[key]
 
     return {
-        w.pod.name: _policy(
-            {m: size for m, size in next_needs.items() if may(w.report, w.pod.name, m)} | leaving_sizes,
-            observed,
-            w.report,
-            pinned[w.pod.name],
-            barred,
-        )
+        w.pod.name: policy_of(w.report, w.pod.name)
         for w in verdicts.serving(observed.workers)
         if w.report is not None
     }

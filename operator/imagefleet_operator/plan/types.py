@@ -299,6 +299,12 @@ class ModelReport:
     sizes: tuple[SizeReport, ...] = ()
 
     @property
+    def measured(self) -> tuple[bool, ...]:
+        """Which of its numbers are known."""
+        numbers = (self.memory_bytes, self.seconds_per_megapixel_step, self.load_seconds)
+        return *(number is not None for number in numbers), bool(self.sizes)
+
+    @property
     def fetching(self) -> bool:
         """Whether its files are being fetched."""
         return self.state == "Loading" and self.stage == "fetch"
@@ -335,6 +341,17 @@ class Report:
     """GPU-seconds of work that it has left; None: not said."""
     requests: int = field(default=0, compare=False)
     """That it has, queued and running."""
+
+    @property
+    def news(self) -> tuple[object, ...]:
+        """What of it may change what is done, and whether other things were measured at all. The rest are readings,
+        which move all the time."""
+        models = (
+            (m.model, m.state, m.pinned, m.digest, m.reason, m.message, m.stage, m.modes, *m.measured)
+            for m in self.models
+        )
+        names = (device.accelerator for device in self.devices)
+        return self.memory_total_bytes, self.draining, *names, *models
 
     @property
     def idle(self) -> bool:
@@ -409,6 +426,8 @@ class PoolObserved:
     """While fewer are to be: how many of each capacity (as in ``Pod.capacity``) may have work, and stay."""
     moved_models: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By model that was moved within the last minutes: the workers that were to hold it from then on."""
+    counted: dict[str, int] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """On how many workers each model was found resident, as it is asked for again and again (``verdicts.resident``)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,12 @@ def resident(observed: PoolObserved, model: str) -> int:
     """On how many serving workers the model is resident, where gateways may send requests for it: a worker that was
     told to drop it reports it until its engine has ended. One of the same name with other files does not count either:
     a worker may still hold a model that was deleted and made anew."""
+    if model not in observed.counted:
+        observed.counted[model] = _count_resident(observed, model)
+    return observed.counted[model]
+
+
+def _count_resident(observed: PoolObserved, model: str) -> int:
     found = observed.models.get(model)
     digest = found.status.get("digest") if found is not None else None
     told = (w for w in serving(observed.workers) if model in annotated(w.pod.placement))

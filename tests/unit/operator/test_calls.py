@@ -9,7 +9,7 @@ from imagefleet_operator.client import ApiError
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import POLL_UNSETTLED
-from imagefleet_operator.plan.types import Json, Pod, Report
+from imagefleet_operator.plan.types import Device, Json, Pod, Report
 from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.store import Key, Store, WorkerState
 from imagefleet_operator.workers import WorkerClient
@@ -29,16 +29,21 @@ class Workers(WorkerClient):
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.models: tuple[str, ...] = ()
+        self.utilization = 0.1
         self.broken = False
 
     async def report(self, pod: Pod) -> Report:
         self._note("get")
-        return report(*(holding(model) for model in self.models))
+        return self._report()
 
     async def put_models(self, pod: Pod, policy: Any) -> Report:
         self._note("put " + ",".join(entry["model"] for entry in policy))
         self.models = tuple(entry["model"] for entry in policy)
-        return report(*(holding(model) for model in self.models))
+        return self._report()
+
+    def _report(self) -> Report:
+        device = Device("NVIDIA-H200", self.utilization)
+        return report(*(holding(model) for model in self.models), devices=(device,))
 
     async def interrupt(self, pod: Pod) -> None:
         self._note("interrupt")
@@ -72,11 +77,14 @@ class World:
 
     log: list[str] = field(default_factory=list)
     woken: list[Key] = field(default_factory=list)
+    later: list[Key] = field(default_factory=list)
     store: Store = field(default_factory=Store)
 
     def __post_init__(self) -> None:
         self.api, self.workers = Annotations(self.log), Workers(self.log)
-        self.calls = WorkerCalls(self.store, self.api, self.workers, self.woken.extend, lambda: NOW)
+        self.calls = WorkerCalls(
+            self.store, self.api, self.workers, self.woken.extend, self.later.extend, lambda: NOW
+        )
         self.pod()
 
     def pod(self, **parts: Any) -> None:
@@ -108,6 +116,17 @@ async def test_news_alone_wake(world: World) -> None:
     world.woken.clear()
     await world.calls.run(A)
     assert world.woken == []
+
+
+async def test_mere_readings_are_not_hurried(world: World) -> None:
+    await world.calls.run(A)
+    world.woken.clear()
+    world.workers.utilization = 0.9
+    await world.calls.run(A)
+    assert (world.woken, world.later) == ([], [POOL_KEY])
+    world.workers.models = ("shapes-1",)
+    await world.calls.run(A)
+    assert world.woken == [POOL_KEY]
 
 
 async def test_what_is_added_reaches_the_worker_before_the_gateways(world: World) -> None:
