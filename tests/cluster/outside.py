@@ -87,6 +87,8 @@ class OutsideOperator:
         self._identity, self._namespace = identity, namespace
         self._settings = {"IMAGEFLEET_WORKER_IMAGE": "imagefleet-worker", **(settings or {})}
         self._process: subprocess.Popen[bytes] | None = None
+        self.address = ""
+        """Where it serves its probes and metrics, once it was started."""
 
     def __enter__(self) -> OutsideOperator:
         self.start()
@@ -110,6 +112,7 @@ class OutsideOperator:
     def start(self) -> None:
         """Start it, and wait until it serves its probes."""
         (port,) = free_ports(1)
+        self.address = f"http://127.0.0.1:{port}"
         command = [
             str(Path(sys.prefix, "bin", "imagefleet-operator")),
             f"--caller-key-file={self._key}",
@@ -121,7 +124,7 @@ class OutsideOperator:
         env = {**self._cluster.env(), **self._settings, "KUBECONFIG": str(self._kubeconfig)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        wait_for(lambda: self.dead or _answers(f"http://127.0.0.1:{port}/livez"), seconds=60)
+        wait_for(lambda: self.dead or _answers(f"{self.address}/livez"), seconds=60)
         if self.dead:
             raise RuntimeError(f"the operator ended at once, see {self._log}")
 
