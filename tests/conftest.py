@@ -13,12 +13,16 @@ settings.register_profile("imagefleet", deadline=None)
 settings.load_profile("imagefleet")
 
 
+SHARING = ("tests/e2e/", "tests/integration/test_worker", "tests/integration/controller/")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, a module's stay in one, and so do those of the whole fleet."""
+    """Where tests run in several processes, a module's stay in one, and so do those that share a fleet or a worker."""
     for item in items:
         module = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group("e2e" if module.startswith("tests/e2e/") else module))
+        shared = (prefix for prefix in SHARING if module.startswith(prefix))
+        item.add_marker(pytest.mark.xdist_group(next(shared, module)))
 
 
 @pytest.fixture(scope="session")

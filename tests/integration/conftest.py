@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.integration.worker_process import Json, Worker, entries, running_worker
+from tests.integration.worker_process import Json, Worker, connect, end, entries, start_worker
+from tests.unit.worker.otlp import Collector, collecting
+
+Process = tuple[subprocess.Popen[bytes], str, Path]
 
 
 @pytest.fixture(scope="module")
@@ -16,10 +21,27 @@ def models() -> dict[str, Json]:
     return entries()
 
 
+@pytest.fixture(scope="session")
+def collector() -> Iterator[Collector]:
+    """What the shared worker sends its traces to."""
+    with collecting() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def shared_process(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Process]:
+    """One worker for the tests of several modules: it takes seconds to start."""
+    folder = tmp_path_factory.mktemp("worker")
+    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    process, address = start_worker(folder, **traces)
+    yield process, address, folder / "output"
+    end(process)
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Worker]:
-    """One worker for all tests of a module: it takes seconds to start."""
-    async with running_worker(tmp_path_factory.mktemp("worker")) as worker:
+async def shared(shared_process: Process) -> AsyncIterator[Worker]:
+    """The shared worker, as the module before left it."""
+    async with connect(*shared_process) as worker:
         yield worker
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,6 @@ from tests.integration.worker_process import (
     connect,
     entries,
     picture,
-    running_worker,
     start_worker,
 )
 from tests.pictures import opened
@@ -34,20 +33,6 @@ from tests.unit.worker.otlp import Collector, collecting, spans_of, values
 from tests.unit.worker.pictures import base64_of, encoded, noise
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with collecting() as collector:
-        yield collector
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def worker(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> AsyncIterator[Worker]:
-    """A worker that holds tiny-1 and sends traces."""
-    traces = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.address, "OTEL_BSP_SCHEDULE_DELAY": "100"}
-    async with running_worker(tmp_path_factory.mktemp("worker"), "tiny-1", **traces) as worker:
-        yield worker
 
 
 @pytest_asyncio.fixture(loop_scope="module")
