@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
 from imagefleet_operator.plan.conditions import Verdict, timestamp
@@ -127,8 +128,8 @@ def inputs(
     """What gateways and workers say, as a decision needs it. ``since`` are the counters at the last decision, and
     ``idle_since`` says of workers without work, by the uid of their pod, since when.
 
-    ``ready`` and ``starting`` are as many together as are wanted active: those on their way that no pod stands for yet
-    have the whole lead before them.
+    A pool without workers that nobody asks is quiet for good. ``ready`` and ``starting`` are as many together as are
+    wanted active: those on their way that no pod stands for yet have the whole lead before them.
     """
     load, told = observed.load, observed.load.sum
     active = [w for w in observed.workers if roles.get(w.pod.name) is Role.ACTIVE and not w.pod.deleting]
@@ -143,7 +144,7 @@ def inputs(
         idle=tuple(now - idle_since[w.pod.uid] for w in drawing if w.pod.uid in idle_since)[:ready],
         started=told.started - since.started,
         late=told.late - since.late,
-        quiet=0.0 if busy else load.quiet_seconds,
+        quiet=0.0 if busy else inf if desired == 0 else load.quiet_seconds,
         age=_age(load.age, drawing, now),
     )
 
