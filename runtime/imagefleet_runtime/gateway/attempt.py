@@ -9,7 +9,7 @@ from typing import Protocol
 from . import work
 from .errors import MAX_RETRY_AFTER_SECONDS, RATE_LIMIT, SUSPENDED, ApiError, read_error, server_error
 from .estimate import retry_after
-from .events import EventTooLargeError
+from .events import Delivered, EventTooLargeError
 from .figures import Figures
 from .loads import Loads, WorkerLoad
 from .metrics import Metrics
@@ -169,8 +169,9 @@ class Attempts:
     ) -> Relay:
         """A stream whose first event has arrived. Raises ConnectionBrokenError, TimeoutError and ApiError."""
         worker = visit.choice.worker
-        trace.delivered.begin()
-        relay = Relay(visit, stream, plan.body.n - trace.delivered.pictures, deadline)
+        delivered = trace.delivered = trace.delivered or Delivered()
+        delivered.begin()
+        relay = Relay(visit, stream, plan.body.n - delivered.pictures, deadline)
         try:
             if stream.status != 200 or not plan.body.stream:
                 raise self._fault(worker, f"answered {stream.status} with a stream")

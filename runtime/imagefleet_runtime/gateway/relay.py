@@ -149,9 +149,11 @@ class Visit:
 
     def passes(self, event: bytes) -> bool:
         """Whether the caller does not have this event of its stream yet."""
-        if not self._trace.delivered.passes(event):
+        delivered = self._trace.delivered
+        assert delivered is not None
+        if not delivered.passes(event):
             return False
-        self._trace.pictures = self._trace.delivered.pictures
+        self._trace.pictures = delivered.pictures
         return True
 
     def suspect(self) -> None:

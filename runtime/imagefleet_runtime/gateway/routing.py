@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache, partial
 from typing import Protocol
 
 from .loads import WorkerLoad
@@ -107,7 +106,7 @@ def place(
         best_rank: tuple[float, float, float] = (math.inf, math.inf, 0.0)
         # Of those without room: the soonest to finish, and how many share what waits.
         soonest, sharing = math.inf, 0
-        under_way = cache(partial(_under_way, shares, loads, now))
+        begun = _Begun(shares, loads, now)
         for share, view in _serving(shares):
             amount = units(view)
             for worker in share.workers:
@@ -120,8 +119,7 @@ def place(
                     continue
                 work = amount * load.rate(view)
                 at_hand = load.at_hand(view.name, wait, now)
-                begun = 0.0 if comes else load.room_seconds + wait * under_way()
-                finish = at_hand + load.penalty(now) + wait + work + begun
+                finish = at_hand + load.penalty(now) + wait + work + (0.0 if comes else begun(load, wait))
                 if not room(load, view, at_hand, work):
                     soonest, sharing = min(soonest, finish), sharing + comes
                 elif finish <= best_rank[0] and (rank := (finish, load.inflight, random())) < best_rank:
@@ -133,13 +131,23 @@ def place(
     return Wait.NOBODY
 
 
-def _under_way(shares: Sequence[Share], loads: LoadLookup, now: float) -> bool:
-    """Whether any worker loads its share's ImageModel now."""
-    return any(
-        (loads[worker.uid].load_remaining(share.model, now) or 0.0) > 0
-        for share in shares
-        for worker in share.workers
-    )
+class _Begun:
+    """What it costs to begin a load of a share's ImageModel: looked up once, and only where somebody would."""
+
+    __slots__ = ("_loads", "_now", "_shares", "_under_way")
+
+    def __init__(self, shares: Sequence[Share], loads: LoadLookup, now: float) -> None:
+        self._shares, self._loads, self._now = shares, loads, now
+        self._under_way: bool | None = None
+
+    def __call__(self, load: WorkerLoad, wait: float) -> float:
+        if self._under_way is None:
+            self._under_way = any(
+                (self._loads[worker.uid].load_remaining(share.model, self._now) or 0.0) > 0
+                for share in self._shares
+                for worker in share.workers
+            )
+        return load.room_seconds + wait * self._under_way
 
 
 def _serving(shares: Iterable[Share]) -> Iterator[tuple[Share, ModelView]]:

@@ -58,9 +58,11 @@ class Seeker:
 
     def _paid_for(self, route: Route) -> Route:
         """The route as budgets leave it for this caller. What a worker has begun stays as large as it is."""
-        headers, now = self._trace.headers, self._around.wall()
         if route.pools:
             self._trace.key = route.pools[0][0].key
+        if not route.budgeted and not self._degraded:
+            return route
+        headers, now = self._trace.headers, self._around.wall()
         open_route = budgets.within(route, headers, now)
         degraded = budgets.degraded(open_route, headers, now)
         if degraded != self._degraded and not self._trace.attempts:

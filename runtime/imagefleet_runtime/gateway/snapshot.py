@@ -73,6 +73,11 @@ class Route:
         return f"{self.namespace}/{self.name}"
 
     @cached_property
+    def budgeted(self) -> bool:
+        """Whether any of its pools has a budget."""
+        return any(shares[0].budget is not None for shares in self.pools)
+
+    @cached_property
     def cells(self) -> tuple[tuple[float, float], ...]:
         """(start, width) of the parts of 0..100 in each of which every pool draws one and the same share.
 

@@ -62,8 +62,8 @@ class Trace:
     given_up_by: Worker | None = None
     given_up_at: float = 0.0
     checkpoint: Checkpoint | None = None
-    delivered: Delivered = field(default_factory=Delivered)
-    """What the caller has of its stream."""
+    delivered: Delivered | None = None
+    """What the caller has of its stream; None before it has begun."""
 
     def interrupt(self, worker: Worker, found: Interruption, now: float) -> None:
         """A worker gave the request up: it waits like one that has just come. Raises ApiError beyond the bound."""

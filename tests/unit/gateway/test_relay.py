@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from imagefleet_runtime.gateway.demand import Demand
 from imagefleet_runtime.gateway.errors import ApiError, server_error
+from imagefleet_runtime.gateway.events import Delivered
 from imagefleet_runtime.gateway.loads import WorkerLoad
 from imagefleet_runtime.gateway.relay import Relay, SuspendedError, Visit
 from imagefleet_runtime.gateway.routing import Choice
@@ -37,7 +38,8 @@ def make_visit(under_way: set[Visit], work_seconds: float = 10.0) -> tuple[Visit
     view, worker, load, demand = make_model(), make_worker(), WorkerLoad(), Demand()
     share = Share("art", "thumbs", "shapes-1", 100.0, view, (worker,))
     choice = Choice(share, view, worker, work_seconds, 0.0)
-    return Visit(choice, load, demand, Trace("r", 0.0), lambda: 0.0, under_way), load, demand
+    trace = Trace("r", 0.0, delivered=Delivered())
+    return Visit(choice, load, demand, trace, lambda: 0.0, under_way), load, demand
 
 
 async def stay(visit: Visit) -> str:
