@@ -18,7 +18,7 @@ from imagefleet_operator.plan.spend_types import Counted
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError, PodClient
 from imagefleet_operator.store.counts import Counts, read_counts
-from imagefleet_operator.store.demand import Asked, Demands, ModelKey, read_demand
+from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.figures import Entry, InvalidFiguresError, read_figures
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.loads import Loads, Route, Said, read_loads
@@ -54,7 +54,6 @@ class Told:
     """What a gateway counted: of each entry of a pool, and of each model."""
 
     figures: dict[Entry, NameFigures]
-    asked: dict[ModelKey, Asked]
     loads: dict[Route, Said]
     counts: tuple[str, Mapping[Name, Counted]] = ("", MappingProxyType({}))
     """When it started, and what it counted for budgets."""
@@ -75,7 +74,7 @@ class GatewayClient:
         path = "/v1/gateway"
         answer = await self._pods.call("GET", (ip, PORT), path, seconds=GET_SECONDS, most_bytes=FIGURES_BYTES)
         try:
-            return Told(read_figures(answer), read_demand(answer), read_loads(answer), read_counts(answer))
+            return Told(read_figures(answer), read_loads(answer), read_counts(answer))
         except InvalidFiguresError as error:
             raise CallError(f"GET {path}: {type(error).__name__}", str(error)) from error
 
@@ -169,7 +168,7 @@ class Gateways:
         news = self._ledger.put(pod.uid, told.figures) & self._watched
         news |= self._loads.put(pod.uid, told.loads) & self._watched
         news |= self._counts.put(pod.uid, *told.counts) & self._watched
-        news |= self._demands.put(pod.uid, told.asked)
+        news |= self._demands.put(pod.uid, told.loads)
         self._wake([("pool", *pool) for pool in sorted(news)])
 
 

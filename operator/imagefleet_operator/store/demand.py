@@ -8,11 +8,9 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from sys import intern
-from typing import Any
 
 from imagefleet_operator.plan.types import Name
-from imagefleet_operator.store.figures import InvalidFiguresError, number
+from imagefleet_operator.store.loads import Route, Said
 
 HALF_LIFE = 600.0
 """Seconds after which work that came counts half."""
@@ -22,16 +20,6 @@ TELL_SECONDS = 10.0
 """A pool is told of further work at most this often: residency is a matter of minutes."""
 FORGOTTEN = 1e-9
 """GPU-seconds that count as none."""
-
-ModelKey = tuple[str, str, str]
-"""Namespace, pool and ImageModel."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a gateway counted of one model: GPU-seconds of work since it started."""
-
-    arrived: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,35 +34,15 @@ class Recent:
         return self.seconds * math.exp2(-max(0.0, now - self.at) / HALF_LIFE)
 
 
-def read_demand(body: Any) -> dict[ModelKey, Asked]:
-    """``models`` of the body of ``GET /v1/gateway``. Raises InvalidFiguresError where it is none at all.
-
-    A counter that cannot be (absent, negative, no number) is left out; the others count.
-    """
-    try:
-        found = {}
-        for entry in body.get("models") or ():
-            arrived = number(entry, "arrivedWorkSeconds")
-            if arrived is not None and arrived >= 0:
-                found[_key(entry)] = Asked(arrived)
-        return found
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InvalidFiguresError(f"{type(error).__name__}: {error}") from error
-
-
-def _key(entry: Mapping[str, Any]) -> ModelKey:
-    return intern(str(entry["namespace"])), intern(str(entry["pool"])), intern(str(entry["model"]))
-
-
-def arrived_since(before: Mapping[ModelKey, Asked], after: Mapping[ModelKey, Asked]) -> dict[ModelKey, float]:
+def arrived_since(before: Mapping[Route, Said], after: Mapping[Route, Said]) -> dict[Route, float]:
     """GPU-seconds that came between two answers of one gateway, of the models for which any did.
 
     A counter that is lower than before has begun anew. Worked example: 5 then 7 is 2; 5 then 1 is 1; none then 3 is 3.
     """
     found = {}
-    for key, asked in after.items():
-        known = before[key].arrived if key in before else 0.0
-        came = asked.arrived - known if asked.arrived >= known else asked.arrived
+    for key, said in after.items():
+        known, now = before[key].load.arrived_seconds if key in before else 0.0, said.load.arrived_seconds
+        came = now - known if now >= known else now
         if came > 0:
             found[key] = came
     return found
@@ -85,21 +53,21 @@ class Demands:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._heard: dict[str, tuple[float, Mapping[ModelKey, Asked]]] = {}
+        self._heard: dict[str, tuple[float, Mapping[Route, Said]]] = {}
         """By gateway (the uid of its pod): when it said something last, and what."""
         self._recent: dict[Name, dict[str, Recent]] = {}
         self._told: dict[Name, float] = {}
         self._known = False
 
-    def put(self, gateway: str, asked: Mapping[ModelKey, Asked]) -> set[Name]:
+    def put(self, gateway: str, said: Mapping[Route, Said]) -> set[Name]:
         """Take in what a gateway says now; the pools that are to be told of what came."""
         now = self._clock()
         before = self._heard.get(gateway)
-        self._heard[gateway] = (now, asked)
+        self._heard[gateway] = (now, said)
         if before is None:
             return set()
         self._known = True
-        came = arrived_since(before[1], asked)
+        came = arrived_since(before[1], said)
         for (namespace, pool, model), seconds in came.items():
             models = self._recent.setdefault((namespace, pool), {})
             models[model] = Recent(models.get(model, Recent()).now(now) + seconds, now)

@@ -1,48 +1,28 @@
 """What callers want of each model, from gateways' counters."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagefleet_operator.plan.capacity_types import ModelLoad
 from imagefleet_operator.store.demand import (
     FRESH_SECONDS,
     HALF_LIFE,
     TELL_SECONDS,
-    Asked,
     Demands,
     Recent,
     arrived_since,
-    read_demand,
 )
-from imagefleet_operator.store.figures import InvalidFiguresError
+from imagefleet_operator.store.loads import Said
 
 POOL = ("studio", "pictures")
-A, B = (*POOL, "a"), (*POOL, "b")
+A = (*POOL, "a")
 
 
-def entry(arrived: Any, model: str = "a") -> dict[str, Any]:
-    return {"namespace": "studio", "pool": "pictures", "model": model, "arrivedWorkSeconds": arrived}
-
-
-def test_a_gateways_counters_are_read() -> None:
-    assert read_demand({"models": [entry(1.5), entry(2, "b")]}) == {A: Asked(1.5), B: Asked(2.0)}
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [None, "3", True, -1.0, float("nan"), float("inf")],
-    ids=["absent", "text", "bool", "<0", "nan", "inf"],
-)
-def test_a_counter_that_cannot_be_is_no_opinion_and_the_others_count(bad: Any) -> None:
-    assert read_demand({"models": [entry(bad), entry(2, "b")]}) == {B: Asked(2.0)}
-
-
-@pytest.mark.parametrize("body", [[], {"models": [{"arrivedWorkSeconds": 1}]}, {"models": [3]}])
-def test_an_answer_without_counters_is_none(body: Any) -> None:
-    with pytest.raises(InvalidFiguresError):
-        read_demand(body)
+def asked(seconds: float) -> Said:
+    """A gateway has counted so many GPU-seconds of a model's work."""
+    return Said(ModelLoad(arrived_seconds=seconds))
 
 
 @pytest.mark.parametrize(
@@ -51,8 +31,8 @@ def test_an_answer_without_counters_is_none(body: Any) -> None:
     ids=["it grew", "it began anew", "its first request", "nothing came"],
 )
 def test_what_came_is_the_difference(before: float | None, after: float, want: float | None) -> None:
-    known = {} if before is None else {A: Asked(before)}
-    assert arrived_since(known, {A: Asked(after)}).get(A) == want
+    known = {} if before is None else {A: asked(before)}
+    assert arrived_since(known, {A: asked(after)}).get(A) == want
 
 
 def test_half_is_forgotten_every_ten_minutes() -> None:
@@ -71,16 +51,16 @@ def test_gateways_are_added_up_and_begin_where_they_are_first_heard() -> None:
     demands = Demands(Clock())
     for gateway, counts in (("g1", (100.0, 103.0)), ("g2", (50.0, 54.0))):
         for count in counts:
-            demands.put(gateway, {A: Asked(count)})
+            demands.put(gateway, {A: asked(count)})
     assert demands.of(*POOL) == {"a": 7.0}
 
 
 def test_nobody_says_anything_before_a_second_answer() -> None:
     demands = Demands(Clock())
     assert demands.of(*POOL) is None
-    demands.put("g1", {A: Asked(100.0)})
+    demands.put("g1", {A: asked(100.0)})
     assert demands.of(*POOL) is None
-    demands.put("g1", {A: Asked(100.0)})
+    demands.put("g1", {A: asked(100.0)})
     assert demands.of(*POOL) == {}, "an idle pool is known to be idle"
 
 
@@ -88,18 +68,18 @@ def test_a_minute_of_silence_is_no_opinion_and_what_came_is_remembered() -> None
     clock = Clock()
     demands = Demands(clock)
     demands.put("g1", {})
-    demands.put("g1", {A: Asked(8.0)})
+    demands.put("g1", {A: asked(8.0)})
     clock.now += FRESH_SECONDS + 1
     assert demands.of(*POOL) is None
     clock.now += HALF_LIFE - FRESH_SECONDS - 1
-    demands.put("g1", {A: Asked(8.0)})
+    demands.put("g1", {A: asked(8.0)})
     assert (demands.of(*POOL) or {}).get("a") == pytest.approx(4.0)
 
 
 def test_what_came_through_a_gateway_that_has_gone_came() -> None:
     demands = Demands(Clock())
     demands.put("g1", {})
-    demands.put("g1", {A: Asked(8.0)})
+    demands.put("g1", {A: asked(8.0)})
     demands.put("g2", {})
     demands.drop("g1")
     assert demands.of(*POOL) == {"a": 8.0}
@@ -110,7 +90,7 @@ def test_what_came_through_a_gateway_that_has_gone_came() -> None:
 def test_a_new_pool_of_the_same_name_begins_at_nothing() -> None:
     demands = Demands(Clock())
     demands.put("g1", {})
-    demands.put("g1", {A: Asked(8.0)})
+    demands.put("g1", {A: asked(8.0)})
     demands.forget_pool(*POOL)
     assert demands.of(*POOL) == {}
 
@@ -121,7 +101,7 @@ def test_a_pool_is_told_now_and_then() -> None:
     demands.put("g1", {})
     told = []
     for count in (1.0, 2.0, 3.0, 3.0):
-        told.append(demands.put("g1", {A: Asked(count)}))
+        told.append(demands.put("g1", {A: asked(count)}))
         clock.now += TELL_SECONDS / 2
     assert told == [{POOL}, set(), {POOL}, set()]
 
@@ -133,5 +113,5 @@ def test_demand_is_never_more_than_what_was_counted(steps: list[tuple[str, float
     demands.put("g2", {})
     for gateway, came in steps:
         counters[gateway] += came
-        demands.put(gateway, {A: Asked(counters[gateway])})
+        demands.put(gateway, {A: asked(counters[gateway])})
     assert (demands.of(*POOL) or {}).get("a", 0.0) <= sum(counters.values()) * (1 + 1e-9)

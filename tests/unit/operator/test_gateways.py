@@ -24,7 +24,7 @@ from imagefleet_operator.plan.rollout_types import Arm, NameFigures
 from imagefleet_operator.plan.types import Name
 from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.counts import Counts
-from imagefleet_operator.store.demand import Asked, Demands
+from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.figures import Entry
 from imagefleet_operator.store.ledger import Ledger
 from imagefleet_operator.store.loads import Loads, Said
@@ -54,7 +54,7 @@ class Answers(GatewayClient):
 def told(requests: int) -> Told:
     """So many requests, of 2 GPU-seconds each."""
     figures = {ENTRY: NameFigures(arms={"shapes-1": Arm(requests=requests)})}
-    return Told(figures, {(*POOL, "shapes-1"): Asked(2.0 * requests)}, {})
+    return Told(figures, {(*POOL, "shapes-1"): Said(ModelLoad(arrived_seconds=2.0 * requests))})
 
 
 @dataclass
@@ -251,7 +251,7 @@ async def test_a_gateway_is_asked_as_the_contract_says(monkeypatch: pytest.Monke
     async with serving(handler, monkeypatch) as client:
         route = (*POOL, "shapes-1")
         load = Said(ModelLoad(arrived_seconds=6.0))
-        want = Told({ENTRY: NameFigures("w")}, {route: Asked(6.0)}, {route: load})
+        want = Told({ENTRY: NameFigures("w")}, {route: load})
         assert await client.ask("127.0.0.1") == want
     assert asked == [("/v1/gateway", False)]
 

@@ -13,10 +13,11 @@ from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
 from imagefleet_operator.plan.conditions import find, timestamp
+from imagefleet_operator.plan.moves import HOLD_SECONDS, Move
 from imagefleet_operator.plan.pool import WATCH_SECONDS
 from imagefleet_operator.plan.types import Json, Pod, Role
 from imagefleet_operator.plan.workers import WorkerDefaults
-from imagefleet_operator.reconcile import SETTLE_SECONDS, Reconciler
+from imagefleet_operator.reconcile import SETTLE_SECONDS, Memory, Reconciler
 from imagefleet_operator.store.store import Key, Store
 from imagefleet_operator.sync import list_all
 
@@ -297,3 +298,26 @@ async def test_a_rollout_is_written_told_and_looked_at_again(world: World) -> No
     world.now += 1
     await world.reconciler.run(POOL_KEY)
     assert world.api.writes[before + 2 :] == []
+
+
+async def test_models_that_take_each_others_places_are_counted_and_told_of_once(world: World) -> None:
+    await world.settle(MODEL_KEY)
+    moves = (
+        Move("hot", frozenset({"a", "b"}), ("b",), (), "Demand"),
+        Move("cold", frozenset(), (), ("b",), "Demand"),
+    )
+    pool, memory = world.store.pool("ns", "thumbs"), Memory()
+    assert pool is not None
+    before = placement_changes()
+    for _ in range(2):
+        await world.reconciler._note_moves(pool, moves, memory)
+    assert placement_changes() - before == 2
+    (told,) = [obj for obj in world.api.objects.values() if obj.get("reason") == "PlacementChanged"]
+    assert told["note"].startswith("hot joins b, held by 2 (Demand)")
+    assert world.reconciler._moved(memory) == {"hot": {"a", "b"}, "cold": frozenset()}
+    world.now += HOLD_SECONDS + 1
+    assert world.reconciler._moved(memory) == {}
+
+
+def placement_changes() -> float:
+    return float(metrics.PLACEMENT_CHANGES.labels("ns", "thumbs", "Demand")._value.get())
