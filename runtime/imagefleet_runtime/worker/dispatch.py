@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from imagefleet_runtime.worker import calibration, deadlines, errors, messages, resuming, scheduling
@@ -83,6 +83,11 @@ class Dispatcher:
     def count(self) -> int:
         """Requests that were begun and are not answered."""
         return len(self._jobs)
+
+    @property
+    def jobs(self) -> Sequence[Job]:
+        """These."""
+        return self._jobs
 
     def begins_at_once(self, job: Job) -> bool:
         """Whether ``job`` would not have to wait."""

@@ -151,6 +151,9 @@ class Loader:
     def _candidates(self) -> list[Candidate]:
         """All but those whose files are not here: they need no memory yet."""
         candidates, now = [], time.monotonic()
+        oldest: dict[str, float] = {}
+        for job in self._waiting:
+            oldest[job.model.name] = min(job.claimed, oldest.get(job.model.name, math.inf))
         for model in self._models.values():
             state = model.state
             if state in (State.ABSENT, State.LOADING):
@@ -162,8 +165,8 @@ class Loader:
                 pinned=model.pinned,
                 state=state,
                 memory_bytes=model.memory_estimate + self._overhead_bytes,
-                oldest=min((job.claimed for job in self._waiting.of(model)), default=None),
-                running=bool(self._running(model)),
+                oldest=oldest.get(model.name),
+                running=state is State.RESIDENT and bool(self._running(model)),
                 last_used=model.last_used,
                 demand=model.demand.at(now),
                 load_seconds=model.expected_load_seconds,

@@ -77,8 +77,9 @@ def plan(candidates: list[Candidate], total_bytes: int, now: float) -> LoadNext 
     load, and only where its own have waited less, else models that are asked for at the same time would evict each
     other without end. Where the room is held only for now, it waits (None).
     """
+    held = _held(candidates)
     for entry in _asked(candidates):
-        step = _make_room(entry, candidates, total_bytes, now)
+        step = _make_room(entry, held, total_bytes, now)
         if step is not None:
             return step
     return None
@@ -95,9 +96,8 @@ def _asked(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _make_room(
-    entry: Candidate, candidates: list[Candidate], total_bytes: int, now: float
+    entry: Candidate, held: list[Candidate], total_bytes: int, now: float
 ) -> LoadNext | DoesNotFit | None:
-    held = _held(candidates)
     fixed = sum(other.memory_bytes for other in held if other.pinned)
     if fixed + entry.memory_bytes > total_bytes:
         beside = f" beside {fixed} for pinned models" if fixed else ""
@@ -112,9 +112,9 @@ def giving_way(candidates: list[Candidate], total_bytes: int, now: float) -> dic
     """The models that must not begin requests which came after a time, so that the first model that waits for room
     gets it: running ones would else never end. Empty where nobody waits, or the room will come by itself.
     """
+    held = _held(candidates)
     for entry in _asked(candidates):
-        if _make_room(entry, candidates, total_bytes, now) is None:
-            held = _held(candidates)
+        if _make_room(entry, held, total_bytes, now) is None:
             able = [other for other in held if _may_go(other, entry, now >= _tenure(held))]
             evicted = _enough(entry, held, able, total_bytes) or []
             until = -math.inf if entry.pinned or entry.oldest is None else entry.oldest

@@ -325,18 +325,18 @@ class Supervisor:
     def work_seconds(self) -> float:
         """Seconds until all is done: requests, and loads that requests wait for."""
         now = time.monotonic()
-        loads = math.fsum(
-            model.load_remaining(now) or 0.0
-            for model in self._models.values()
-            if not model.serving and self._waiting.of(model)
-        )
-        return loads + math.fsum(self._dispatcher.work_seconds(model) for model in self._models.values())
+        asked_for = self._asked_for()
+        loads = math.fsum(model.load_remaining(now) or 0.0 for model in asked_for if not model.serving)
+        return loads + math.fsum(self._dispatcher.work_seconds(model) for model in asked_for)
+
+    def _asked_for(self) -> list[Model]:
+        """The models that have requests: of hundreds that it may hold mostly a few."""
+        jobs = [*self._waiting, *self._dispatcher.jobs]
+        return list({job.model.name: job.model for job in jobs}.values())
 
     def ready_seconds(self) -> float:
         """Those of them that can be drawn at once: without loads, and without the requests that wait for them."""
-        return math.fsum(
-            self._dispatcher.work_seconds(model) for model in self._models.values() if model.serving
-        )
+        return math.fsum(self._dispatcher.work_seconds(model) for model in self._asked_for() if model.serving)
 
     def room_seconds(self) -> float:
         """What it costs to make room for a model that is not here, in seconds of loads."""
