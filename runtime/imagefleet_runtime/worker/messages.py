@@ -209,6 +209,7 @@ class Drawn:
     work_seconds: (
         float  # its own share of the device: each step's time divided by the drawings that shared it
     )
+    shared_seconds: float  # of these, in steps: what company saves is in them alone
     phases: tuple[Phase, ...]
     peak_bytes: int | None  # most memory that the engine held meanwhile; None: not measured
 

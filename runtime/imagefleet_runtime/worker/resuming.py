@@ -55,7 +55,9 @@ def take_over(job: Job, given: Checkpoint) -> None:
     for number, image in given.pictures.items():
         part = job.parts[number]
         # Drawn elsewhere: it took nothing of this device.
-        part.drawn = Drawn(id=0, image=image, seconds=0.0, work_seconds=0.0, phases=(), peak_bytes=None)
+        part.drawn = Drawn(
+            id=0, image=image, seconds=0.0, work_seconds=0.0, shared_seconds=0.0, phases=(), peak_bytes=None
+        )
         part.steps_before = given.steps[number]
     for number, data in given.drawings.items():
         part = job.parts[number]

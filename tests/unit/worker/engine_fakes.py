@@ -104,8 +104,12 @@ class PlayedEngine:
     def send(self, message: object) -> None:
         self._theirs.send(message)
 
-    def drawn(self, order: Draw, work_seconds: float = 2.0, peak_bytes: int | None = None) -> None:
-        self.send(Drawn(order.id, f"picture {order.seed}".encode(), 2.0, work_seconds, (), peak_bytes))
+    def drawn(
+        self, order: Draw, work_seconds: float = 2.0, peak_bytes: int | None = None, own_seconds: float = 0.0
+    ) -> None:
+        """``own_seconds``: of the work, outside of steps."""
+        picture, shared = f"picture {order.seed}".encode(), work_seconds - own_seconds
+        self.send(Drawn(order.id, picture, 2.0, work_seconds, shared, (), peak_bytes))
 
     def stepped(self, *orders: Draw, done: float = 0.5, seconds: float = 0.1) -> None:
         self.send(Step({order.id: done for order in orders}, orders[0].width, orders[0].height, seconds))

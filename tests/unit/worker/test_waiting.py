@@ -74,7 +74,7 @@ def test_an_answer_for_one_who_left_is_dropped(loop: asyncio.AbstractEventLoop) 
 def test_a_jobs_work_is_that_of_all_its_pictures(loop: asyncio.AbstractEventLoop) -> None:
     job = make_job(make_model(secondsPerMegapixelStep=0.011), loop, n=4)
     assert job.work_seconds == pytest.approx(4 * 0.115, rel=0.01)
-    job.parts[0].drawn = Drawn(1, b"", 1.0, 1.0, (), None)
+    job.parts[0].drawn = Drawn(1, b"", 1.0, 1.0, 1.0, (), None)
     assert job.work_seconds == pytest.approx(3 * 0.115, rel=0.01)
     assert job.pending == job.parts[1:]
 

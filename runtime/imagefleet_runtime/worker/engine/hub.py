@@ -50,6 +50,7 @@ class Drawing:
     tape: Tape = field(default_factory=Tape)
     paused: bool = False  # it waits, with all that it has, until it may go on
     work_seconds: float = 0.0  # its own share of the device's time
+    shared_seconds: float = 0.0  # of these, its share of calls that others may take part in
     call: _Call | None = None  # what it waits for; None: it has not begun, or has ended
     thread: greenlet.greenlet | None = None
 
@@ -159,6 +160,7 @@ class Hub:
             return
         for drawing, answer in zip(group, answers, strict=True):
             drawing.work_seconds += share
+            drawing.shared_seconds += share
             self._hand(drawing, answer)
 
     def _hand(self, drawing: Drawing, answer: Any) -> None:

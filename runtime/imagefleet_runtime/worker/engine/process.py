@@ -185,16 +185,17 @@ class _Engine:
         peak = self._meter.peak()
         if not self._pictures:
             self._meter.reset(exact=False)
-        self._send_last(picture.draw, partial(self._encoded, picture, drawing.work_seconds, drawn, peak))
+        self._send_last(picture.draw, partial(self._encoded, picture, drawing, drawn, peak))
 
     @staticmethod
-    def _encoded(picture: Picture, work_seconds: float, drawn: Any, peak: int | None) -> messages.Drawn:
+    def _encoded(picture: Picture, drawing: Drawing, drawn: Any, peak: int | None) -> messages.Drawn:
         draw = picture.draw
         encoded = images.encode(picture.finish(drawn), draw.output_format, draw.output_compression)
         picture.mark("end")
         phases = picture.phases()
         seconds = (phases[-1].ended_ns - phases[0].started_ns) / 1e9
-        return messages.Drawn(draw.id, encoded, seconds, work_seconds, phases, peak)
+        work = drawing.work_seconds, drawing.shared_seconds
+        return messages.Drawn(draw.id, encoded, seconds, *work, phases, peak)
 
     def _preview(self, draw: messages.Draw, index: int, pixels: Any) -> None:
         def encode() -> None:
