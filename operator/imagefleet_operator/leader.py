@@ -36,9 +36,9 @@ CALLS_AT_ONCE = 64
 GATEWAYS_AT_ONCE = 16
 COALESCE_SECONDS = 0.2
 """Changes come in bursts: a pool's children bring some ten events within a second. One pass is for all of these."""
-READINGS_SECONDS = 5.0
-"""Utilization, speeds and the like move in each report, and a status tells of them at most this often: one pass is for
-all of a pool's workers."""
+READINGS_SECONDS = {"pool": 5.0, "model": 15.0}
+"""Utilization, speeds and the like move in each report, and a status tells of them seldom: one pass is for the reports
+of all of a pool's workers, or of all workers of the pools that name a model."""
 OLDEST_SECONDS = 300.0
 """A key that waits or is worked on this long means that the queue is stuck. Every call has a shorter
 deadline."""
@@ -187,7 +187,7 @@ class Leader:
 
     def _wake_later(self, keys: Iterable[Key]) -> None:
         for key in keys:
-            self._queue.add(key, READINGS_SECONDS)
+            self._queue.add(key, READINGS_SECONDS[key[0]])
 
     def _watch_gateways(self, pool: Name, wanted: bool) -> None:
         self._counts.watch(pool, wanted)
