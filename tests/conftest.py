@@ -13,7 +13,13 @@ settings.register_profile("imagefleet", deadline=None)
 settings.load_profile("imagefleet")
 
 
-SHARING = ("tests/e2e/", "tests/integration/test_worker", "tests/integration/controller/")
+SHARING = (
+    "tests/e2e/",
+    "tests/integration/controller/",
+    "tests/integration/engine/",
+    "tests/integration/test_worker",
+)
+"""Of modules that share what takes long to make: a fleet, an operator, tiny pipelines (and torch), a worker."""
 
 
 @pytest.hookimpl(tryfirst=True)

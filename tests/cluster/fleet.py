@@ -24,7 +24,7 @@ class Fleet:
     namespace: str = "imagefleet-system"
     release: str = "imagefleet"
 
-    def install(self, values: Mapping[str, str] | None = None, timeout: str = "120s") -> str:
+    def install(self, values: Mapping[str, str] | None = None, timeout: str = "240s") -> str:
         """`helm upgrade --install`, until every pod of the release is ready; returns what Helm prints."""
         settings = [f"--set={name}={value}" for name, value in (values or {}).items()]
         flags = ["--create-namespace", "--take-ownership", "--wait", f"--timeout={timeout}"]

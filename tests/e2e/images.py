@@ -49,7 +49,7 @@ def as_png(picture: Image.Image) -> bytes:
     return stream.getvalue()
 
 
-def wait_ready(kubectl: Kubectl, pool: str, timeout: str = "120s") -> None:
+def wait_ready(kubectl: Kubectl, pool: str, timeout: str = "240s") -> None:
     """Until `kubectl wait` says that the pool is Ready."""
     kubectl("wait", "--for=condition=Ready", f"inferencepools.imagefleet.dev/{pool}", f"--timeout={timeout}")
 
