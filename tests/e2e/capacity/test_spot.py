@@ -19,7 +19,7 @@ from tests.e2e.rollouts.pools import shapes_model
 
 LABEL = "karpenter.sh/capacity-type"
 NODES = ("spot-1", "spot-2")
-LONG: Json = {"seed": 11, "num_inference_steps": 400}
+LONG: Json = {"seed": 11, "num_inference_steps": 200}
 MODEL = "shapes-long"
 RUNNING = re.compile(r'^imagefleet_worker_running\{.*priority="batch".*\} ([0-9.]+)$', re.MULTILINE)
 
@@ -40,7 +40,7 @@ def overnight(pictures: Pool, spot_nodes: None) -> Pool:
     manifest = yaml.safe_load((REPOSITORY / "examples" / "spot" / "2-pool.yaml").read_text())
     spot = manifest["spec"]["worker"]["spot"] | {"onDemandPercent": 0, "fallbackSeconds": 3}
     worker = {"accelerator": {"count": 0}, "spot": spot}
-    pictures.kubectl.apply(json.dumps(shapes_model(MODEL, "shapes-1", limits={"maxSteps": 400})))
+    pictures.kubectl.apply(json.dumps(shapes_model(MODEL, "shapes-1", limits={"maxSteps": 200})))
     entry = {"name": "shapes", "model": MODEL, "minResident": 2}
     pictures.apply("spot", replicas=2, worker=worker, models=[entry])
     settled(pictures)
@@ -49,7 +49,7 @@ def overnight(pictures: Pool, spot_nodes: None) -> Pool:
 
 def settled(pool: Pool) -> None:
     """Until two workers hold the model, none of them about to end."""
-    pool.wait(lambda: pool.condition("Ready") == ("True", "Ready") and pool.serving() == 2, seconds=180)
+    pool.wait(lambda: pool.condition("Ready") == ("True", "Ready") and pool.serving() == 2, seconds=300)
 
 
 def nodes(pool: Pool) -> set[str]:
