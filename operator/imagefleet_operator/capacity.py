@@ -17,14 +17,14 @@ from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
 from imagefleet_operator.plan.conditions import Verdict, find
 from imagefleet_operator.plan.forecast import Forecaster
 from imagefleet_operator.plan.roles import Roles, Standing, Wanted, assign
-from imagefleet_operator.plan.scaling import BOUNDED, CAUTION_FIRST, Decision, Memory, decide
+from imagefleet_operator.plan.scaling import BOUNDED, CAUTION_FIRST, DECIDE_SECONDS, Decision, Memory, decide
 from imagefleet_operator.plan.types import Json, Name, PoolObserved, PoolSpec, Role
 from imagefleet_operator.plan.warm import next_change, warm_replicas
 
 EXTERNAL = "External"
 """Why there are as many workers: somebody else wrote ``spec.replicas``."""
-DECIDE_SECONDS = 2.0
-"""Between two decisions of a pool."""
+LEAVING_SECONDS = 2.0
+"""Between two looks at a pool that workers leave."""
 QUIET_SECONDS = 10.0
 """Between two decisions where nobody asks for anything and nobody can go; a request that waits is news."""
 FORECAST_SECONDS = 1_800.0
@@ -172,7 +172,7 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
 def _wait(memory: PoolMemory, roles: Roles) -> float | None:
     """Until the next decision, or the next look at those that leave."""
     if any(role in (Role.LEAVING, Role.DONE) for role in roles.of.values()):
-        return DECIDE_SECONDS
+        return LEAVING_SECONDS
     if memory.scaler is None:
         return None
     return QUIET_SECONDS if memory.scaler.quiet else DECIDE_SECONDS

@@ -47,6 +47,8 @@ CAUTION_FIRST = 4.0
 four deviations, not two."""
 CAUTION_MOST = 6.0
 """Caution beyond this buys nothing: what is late then came faster than a worker starts."""
+DECIDE_SECONDS = 2.0
+"""Between two decisions of a pool: short beside any worker's start."""
 STALE_SECONDS = 60.0
 """Age at which figures of gateways and workers say nothing of now."""
 

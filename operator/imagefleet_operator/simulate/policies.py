@@ -2,7 +2,7 @@
 with."""
 
 from imagefleet_operator.plan.forecast import Forecaster
-from imagefleet_operator.plan.scaling import Inputs, Memory, ScalingSpec, decide
+from imagefleet_operator.plan.scaling import DECIDE_SECONDS, Inputs, Memory, ScalingSpec, decide
 from imagefleet_operator.simulate.world import View
 
 
@@ -12,7 +12,7 @@ class Ours:
     drains = False
     memory_seconds = float("inf")
 
-    def __init__(self, spec: ScalingSpec, day: float = 86_400.0, interval: float = 2.0) -> None:
+    def __init__(self, spec: ScalingSpec, day: float = 86_400.0, interval: float = DECIDE_SECONDS) -> None:
         self.interval = interval
         self._spec = spec
         self.forecaster = Forecaster(spec.lead, day=day)

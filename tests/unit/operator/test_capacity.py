@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagefleet_operator.capacity import DECIDE_SECONDS, QUIET_SECONDS, Capacities
+from imagefleet_operator.capacity import QUIET_SECONDS, Capacities
 from imagefleet_operator.plan import capacity as plan
 from imagefleet_operator.plan.behavior import Behavior, Rules
 from imagefleet_operator.plan.capacity import Capacity, Learned
 from imagefleet_operator.plan.capacity_types import Load, ModelLoad, PoolScaling, WarmSpec
 from imagefleet_operator.plan.learned import WRITE_SECONDS
-from imagefleet_operator.plan.scaling import CAUTION_FIRST, ScalingSpec
+from imagefleet_operator.plan.scaling import CAUTION_FIRST, DECIDE_SECONDS, ScalingSpec
 from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved, Report, Role, Worker
 
 from tests.unit.operator.make import NOW, observed, pod, pool
