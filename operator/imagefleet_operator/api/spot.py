@@ -44,7 +44,19 @@ _TOLERATIONS_SCHEMA: dict[str, JsonValue] = {
     "type": "array",
     "maxItems": 16,
     "x-kubernetes-list-type": "atomic",
-    "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+    "items": {
+        "type": "object",
+        "required": ["key"],
+        "properties": {
+            "key": {
+                "type": "string",
+                "minLength": 1,
+                "maxLength": 317,
+                "description": "The taint's key. Without one all taints are tolerated, also that of a node that goes.",
+            }
+        },
+        "x-kubernetes-preserve-unknown-fields": True,
+    },
 }
 
 
