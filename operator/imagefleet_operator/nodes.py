@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from imagefleet_operator.client import ApiError, ApiUnreachableError, KubeClient
+from imagefleet_operator.client import ApiError, KubeClient
 from imagefleet_operator.kinds import NODE, POOL
 from imagefleet_operator.plan.types import Json, PoolSpec
 from imagefleet_operator.store.store import Key, Store
@@ -34,8 +34,9 @@ class NodeWatch:
                 continue
             try:
                 await self._follow(await self._list())
-            except (ApiError, ApiUnreachableError) as error:
-                logger.warning("nodes are not watched, again in %g s: %s", AGAIN_SECONDS, error)
+            except Exception as error:
+                # Whatever it is, an interruption that nobody sees costs a request, an operator that stops much more.
+                logger.warning("nodes are not watched, again in %g s: %r", AGAIN_SECONDS, error)
                 await asyncio.sleep(AGAIN_SECONDS)
 
     def _wanted(self) -> bool:

@@ -115,7 +115,7 @@ async def test_a_node_that_has_gone_is_forgotten_also_where_nobody_told_of_it() 
 
 async def test_a_watch_that_fails_or_is_too_old_begins_with_a_list_again() -> None:
     world = World(Nodes(), SPOT)
-    world.api.fail["list Node"] = [ApiError(403, "Forbidden", "no")]
+    world.api.fail["list Node"] = [ApiError(403, "Forbidden", "no"), KeyError("metadata")]
     world.api.events = [{"type": "ERROR", "object": {"code": 410, "message": "too old"}}]
     await world.until(lambda: len(world.api.asked) == 4)
     assert world.api.asked == ["list", "watch 7"] * 2
