@@ -6,7 +6,8 @@ import pytest
 
 from tests.e2e.capacity.pools import RESOURCE, Pool
 
-STEADY = {"minReplicas": 1, "maxReplicas": 1}
+# Requests may wait for longer than any start takes, so that no worker stands by for what may come.
+STEADY = {"minReplicas": 1, "maxReplicas": 1, "waitSeconds": 3600}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,9 @@ def test_kubectl_scale_is_refused_where_the_demand_decides(warm: Pool) -> None:
 
 def test_an_operator_that_is_killed_while_workers_start_goes_on_where_it_was(warm: Pool) -> None:
     warm.apply(
-        "warm-pool", scaling={"minReplicas": 0, "maxReplicas": 2, "zeroAfterSeconds": 3600}, warmPool=None
+        "warm-pool",
+        scaling=STEADY | {"minReplicas": 0, "maxReplicas": 2, "zeroAfterSeconds": 3600},
+        warmPool=None,
     )
     warm.wait(lambda: warm.condition("ScalingActive")[0] == "True")
     before = warm.scaling()["desiredReplicas"]
