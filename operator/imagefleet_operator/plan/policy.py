@@ -121,30 +121,31 @@ def annotated(text: str) -> Mapping[str, bool]:
         return {}
 
 
-def steps(worker: Worker, policy: Policy) -> tuple[Step, ...]:
+def steps(worker: Worker, policy: Policy, digest: str | None = None) -> tuple[Step, ...]:
     """How to bring a worker to a policy, in an order in which the gateway never sees a model that the worker
     refuses.
 
     What is taken away leaves the annotation first and the worker then; what is added goes to the worker
     first. One write of the annotation does where only one of the two happens. A worker without requests has no
-    annotation, and one that leaves keeps its models until it has gone.
+    annotation, and one that leaves keeps its models until it has gone. ``digest``: the hash, where it is known.
     """
+    digest = digest or policy_hash(policy)
     cost = DONE_COST if worker.role is Role.DONE else 0
     marked = (Cost(cost),) if worker.pod.deletion_cost != cost else ()
     hidden = (Annotate(None),) if worker.pod.shown else ()
     if worker.role in (Role.LEAVING, Role.DONE):
         return (*hidden, *marked)
     if worker.role is Role.WARM:
-        put = _put(worker, policy)
+        put = _put(worker, policy, digest)
         return (*hidden, *marked, *((put,) if put else ()))
-    return (*marked, *_shown_steps(worker, policy))
+    return (*marked, *_shown_steps(worker, policy, digest))
 
 
-def _shown_steps(worker: Worker, policy: Policy) -> tuple[Step, ...]:
+def _shown_steps(worker: Worker, policy: Policy, digest: str) -> tuple[Step, ...]:
     wanted = {entry["model"]: bool(entry["pinned"]) for entry in policy}
     shown = annotated(worker.pod.placement)
     kept = {model: wanted[model] for model in shown if model in wanted}
-    put = _put(worker, policy)
+    put = _put(worker, policy, digest)
     before = kept if put and len(kept) < len(shown) else None
     after = wanted if wanted != (shown if before is None else before) else None
     found = (_annotate(before), put, _annotate(after))
@@ -155,8 +156,7 @@ def _annotate(placement: Mapping[str, bool] | None) -> Annotate | None:
     return None if placement is None else Annotate(placement_text(placement))
 
 
-def _put(worker: Worker, policy: Policy) -> Put | None:
-    digest = policy_hash(policy)
+def _put(worker: Worker, policy: Policy, digest: str) -> Put | None:
     reported = worker.report.models if worker.report else ()
     said = {(m.model, m.pinned) for m in reported}
     wanted = {(entry["model"], bool(entry["pinned"])) for entry in policy}

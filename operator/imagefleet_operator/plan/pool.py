@@ -47,11 +47,13 @@ class WorkerPlan:
 
     worker: Worker
     policy: Policy
+    digest: str | None = field(default=None, compare=False)
+    """The policy's hash, where it was worked out already."""
 
     @property
     def steps(self) -> tuple[Step, ...]:
         """What there is to do about it, in order."""
-        return steps(self.worker, self.policy)
+        return steps(self.worker, self.policy, self.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,12 @@ def plan_pool(observed: PoolObserved, now: float, capacity: Capacity | None = No
         capacity = replace(capacity, desired=min(capacity.desired, spec.replicas))
     entries = plan_entries(spec, observed, now)
     wanted = {**_policies(spec, observed, entries), **_aside(spec, observed, entries)}
-    plans = (WorkerPlan(w, wanted[w.pod.name]) for w in observed.workers if w.pod.name in wanted)
+    digests = _digests(wanted.values())
+    plans = (
+        WorkerPlan(w, told, digests[id(told)])
+        for w in observed.workers
+        if (told := wanted.get(w.pod.name)) is not None
+    )
     changing = tuple(p for p in plans if p.steps)
     watched = _watched(entries, now) or (budget is not None and bool(budget.tenants))
     waits = (
@@ -126,6 +133,11 @@ def _watched(entries: Entries, now: float) -> bool:
         or entry.slo != NO_PROMISE
         for entry, state in entries.states
     )
+
+
+def _digests(policies: Collection[Policy]) -> dict[int, str]:
+    """The hashes of policies by their identity: most workers share one."""
+    return {found: policy.policy_hash(each) for found, each in {id(each): each for each in policies}.items()}
 
 
 def _policies(spec: PoolSpec, observed: PoolObserved, entries: Entries) -> Mapping[str, Policy]:
