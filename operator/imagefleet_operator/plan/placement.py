@@ -18,7 +18,7 @@ BYTES_TO_MEMORY = 1.3
 encoders and schedulers keep buffers, and activations of one picture come on top."""
 SEARCH_STEPS = 1_000
 """Upper bound of the exact search after the greedy one failed; keeps a pass in the milliseconds."""
-SETTLING_ROUNDS = 4
+SETTLING_ROUNDS = 10
 """A placement is arranged again on top of itself until that changes nothing, so that the next pass moves nothing."""
 SEARCH_COPIES = 100
 """Copies that the search, which recurses once for each, is tried for at most."""

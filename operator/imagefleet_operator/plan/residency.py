@@ -1,7 +1,7 @@
 """Which models are worth the memory that they take, in a pool whose workers hold several.
 
-A copy is worth what it saves: demand x load seconds / bytes. Copies of one model share its demand, so each further
-one is worth less (demand / number of copies, as seats are given by D'Hondt's method).
+A copy is worth what it saves: demand x load seconds / bytes. The first one saves loads, the others only waiting, and
+each further one less (see ``of_copy``).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -35,6 +35,18 @@ def value(demand: float, load_seconds: float, memory_bytes: int) -> float:
     Worked example: 2 GPU-seconds of demand, 3 s to load, 10 bytes: 0.6.
     """
     return demand * load_seconds / max(1, memory_bytes)
+
+
+def of_copy(demand: float, number: int) -> float:
+    """The part of a model's demand that its copy of that number is of use for.
+
+    The first is for all of it. With n copies requests wait about an n-th as long as with one, so that the n-th saves
+    1 / (n - 1) - 1 / n = 1 / (n (n - 1)). Copies then go by the square root of demand: the hottest model gets more than
+    its work needs, and does not take the memory of all others.
+
+    Worked example: of a demand of 12 the copies are worth 12, 6, 2 and 1.
+    """
+    return demand / (number * max(1, number - 1))
 
 
 def least_valuable(residents: Sequence[Resident], demand: Mapping[str, float]) -> str:
@@ -115,7 +127,7 @@ class _Filling:
         was moved elsewhere just now: that takes nobody's place."""
         need = self.packing.needs[model]
         known = outlook(need)
-        share = known.demand / (1 + self.packing.copies[model])
+        share = of_copy(known.demand, 1 + self.packing.copies[model])
         worth = value(share, known.load_seconds, need.memory_bytes)
         if stays:
             if known.moved:
@@ -155,23 +167,35 @@ def leave_room(packing: Packing) -> None:
     """Where models have no copy, leave them packing: on one worker at least, and on more as long as that is worth more
     than the copies that have to go for it.
 
-    Room for k models without a copy is shared by their demand as copies share theirs: the next is worth their demand x
-    load seconds / (1 + k). Copies that ``minResident`` wants stay in any case.
+    Rooms share the demand of the models without a copy, which take turns in them: the n-th is worth an n-th of their
+    demand x load seconds. Copies that ``minResident`` wants stay in any case.
     """
     given: set[str] = set()
+    ways: dict[str, _Way | None] = {}
+    size = 0
     while homeless := packing.homeless():
-        size = max(n.memory_bytes for n in homeless)
+        if (largest := max(n.memory_bytes for n in homeless)) != size:
+            size = largest
+            ways.clear()
         given |= {worker for worker, free in packing.free.items() if free >= size}
-        gain = sum(outlook(n).demand * outlook(n).load_seconds for n in homeless) / (1 + len(given))
-        ways = [way for slot in packing.slots if slot.name not in given for way in _ways(packing, slot, size)]
-        if not ways:
-            return
-        way = min(ways, key=lambda w: (w.disturbs, w.cost, w.slot.name))
-        if given and (way.moves_what_was_moved or way.cost >= gain * (1 if way.disturbs else 1 + DAMPING)):
+        for slot in packing.slots:
+            if slot.name not in given and slot.name not in ways:
+                ways[slot.name] = _way(packing, slot, size)
+        way = min(
+            (w for name, w in ways.items() if w is not None and name not in given),
+            key=_Way.rank,
+            default=None,
+        )
+        loads = sum(outlook(n).demand * outlook(n).load_seconds for n in homeless)
+        if way is None or (given and not way.pays(loads / (1 + len(given)))):
             return
         for model in way.victims:
             packing.drop(model, way.slot.name)
         given.add(way.slot.name)
+        # What is left of the copies that went is worth more now, wherever it is.
+        for name, held in packing.pinned.items():
+            if not held.isdisjoint(way.victims):
+                ways.pop(name, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +212,16 @@ class _Way:
         """Whether any of them is pinned there now."""
         return any(model in self.slot.pinned for model in self.victims)
 
+    def rank(self) -> tuple[bool, float, str]:
+        """The lowest is the first to be gone."""
+        return self.disturbs, self.cost, self.slot.name
 
-def _ways(packing: Packing, slot: Slot, size: int) -> Iterator[_Way]:
+    def pays(self, gain: float) -> bool:
+        """Whether room that is worth so much is worth the copies."""
+        return not self.moves_what_was_moved and self.cost < gain * (1 if self.disturbs else 1 + DAMPING)
+
+
+def _way(packing: Packing, slot: Slot, size: int) -> _Way | None:
     """How to have ``size`` bytes free on a worker: without those of its copies that save least."""
     victims: list[str] = []
     cost, free = 0.0, packing.free[slot.name]
@@ -199,9 +231,9 @@ def _ways(packing: Packing, slot: Slot, size: int) -> Iterator[_Way]:
         victims.append(model)
         cost += saved
         free += packing.needs[model].memory_bytes
-    if free >= size:
-        moved = any(outlook(packing.needs[m]).moved for m in victims)
-        yield _Way(slot, tuple(victims), cost, moved)
+    if free < size:
+        return None
+    return _Way(slot, tuple(victims), cost, any(outlook(packing.needs[m]).moved for m in victims))
 
 
 def _saved(packing: Packing, slot: Slot) -> Iterator[tuple[float, str]]:
@@ -210,5 +242,5 @@ def _saved(packing: Packing, slot: Slot) -> Iterator[tuple[float, str]]:
         need = packing.needs[model]
         if packing.copies[model] > need.min_resident:
             known = outlook(need)
-            saved = known.demand / packing.copies[model] * known.load_seconds
+            saved = of_copy(known.demand, packing.copies[model]) * known.load_seconds
             yield saved * (1 + DAMPING if model in slot.pinned else 1), model

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_operator.plan.packing import Need, Outlook, Slot
 from imagefleet_operator.plan.placement import place
-from imagefleet_operator.plan.residency import Resident, least_valuable, most_wanted, value
+from imagefleet_operator.plan.residency import Resident, least_valuable, most_wanted, of_copy, value
 
 
 def resident(model: str, seconds: float = 3.0, memory: int = 10, used: float = 0.0) -> Resident:
@@ -16,6 +16,11 @@ def resident(model: str, seconds: float = 3.0, memory: int = 10, used: float = 0
 
 def test_value_is_what_keeping_saves_for_each_byte() -> None:
     assert value(2.0, 3.0, 10) == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("number", "want"), [(1, 12.0), (2, 6.0), (3, 2.0), (4, 1.0)])
+def test_each_further_copy_is_worth_less(number: int, want: float) -> None:
+    assert of_copy(12.0, number) == pytest.approx(want)
 
 
 @pytest.mark.parametrize(
