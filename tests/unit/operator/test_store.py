@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POD, POOL, SERVICE, Kind
-from imagefleet_operator.plan.types import DeploymentState, JobState, SourceSpec, Trouble
+from imagefleet_operator.plan.types import DaemonSetState, DeploymentState, JobState, SourceSpec, Trouble
 from imagefleet_operator.store.records import child_record, model_record, pod_record, pool_record
 from imagefleet_operator.store.store import Store, WorkerState
 
@@ -315,6 +315,29 @@ def container(**state: Any) -> Obj:
 )
 def test_a_pods_trouble(status: Obj, want: Trouble | None) -> None:
     assert pod_record(obj(POD, "a", status=status)).trouble == want
+
+
+def test_a_worker_is_read_with_its_node_and_its_capacity() -> None:
+    labels = {"imagefleet.dev/pool": "thumbs", "imagefleet.dev/capacity": "spot"}
+    metadata = {"namespace": "ns", "name": "a", "uid": "u", "labels": labels}
+    found = pod_record({"metadata": metadata, "spec": {"nodeName": "node-1"}})
+    assert (found.node, found.capacity) == ("node-1", "spot")
+    found = pod_record({"metadata": {**metadata, "labels": {}}})
+    assert (found.node, found.capacity) == ("", "")
+
+
+def test_a_daemon_sets_state() -> None:
+    status = {
+        "observedGeneration": 2,
+        "desiredNumberScheduled": 3,
+        "updatedNumberScheduled": 2,
+        "numberReady": 1,
+    }
+    template = {"spec": {"initContainers": [{"name": "fetch-0"}]}}
+    made = {"metadata": {"namespace": "ns", "name": "x", "uid": "u", "generation": 2}, "status": status}
+    found = child_record("DaemonSet", {**made, "spec": {"template": template}})
+    assert found.state == DaemonSetState(True, nodes=3, updated=2, ready=1, fetches=1)
+    assert child_record("DaemonSet", {**made, "status": {}}).state == DaemonSetState()
 
 
 def test_a_verification_pods_result_is_its_termination_message() -> None:

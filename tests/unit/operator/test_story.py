@@ -113,6 +113,22 @@ def test_an_experiment_begins_and_ends() -> None:
     assert [n.reason for n in told(world, 5)] == ["ExperimentEnded"]
 
 
+def spot(status: str, reason: str) -> Json:
+    """A status of a pool with spot workers."""
+    found = {"type": "SpotAvailable", "status": status, "reason": reason, "message": "how many"}
+    return {"conditions": [{**found, "lastTransitionTime": "2026-11-28T02:00:00Z"}]}
+
+
+def test_workers_on_demand_stand_in_and_no_longer() -> None:
+    there, lacks = spot("True", "SpotAvailable"), spot("False", "OnDemandFallback")
+    (fallback,) = story(there, lacks)
+    assert (fallback.reason, fallback.note, fallback.warning) == ("OnDemandFallback", "how many", True)
+    (back,) = story(lacks, there)
+    assert (back.reason, back.warning) == ("SpotAvailable", False)
+    assert [n.reason for n in story({}, lacks)] == ["OnDemandFallback"]
+    assert story({}, there) == story(lacks, {}) == ()
+
+
 def test_nothing_is_told_of_a_status_that_did_not_change() -> None:
     world = fleet(SetWeight(10), Pause())
     world.set_entry(model="b")
