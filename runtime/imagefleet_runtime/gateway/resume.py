@@ -1,7 +1,7 @@
 """Requests that a worker gave up, and where another one goes on.
 
 A checkpoint is opaque here: JSON of a string, handed on as it came. It takes part of the room for callers' bodies while
-it is kept; where there is none left, or it does not fit into a request, the pictures are begun anew.
+it is kept; where there is none left the pictures are begun anew.
 """
 
 import msgspec
@@ -13,6 +13,8 @@ INTERRUPTED = "interrupted"
 UNUSABLE = "checkpoint_unusable"
 # Of one request. A worker that gives everything up must not keep it going round for ever.
 MAX_INTERRUPTIONS = 8
+# In base64; workers take no more (bytes).
+MAX_CHECKPOINT_BYTES = 65 * 1024 * 1024
 # The worker that gave a request up does not get it back for this long (seconds) unless it is the only one: it ends, or
 # has more urgent things to draw.
 AVOID_SECONDS = 10.0
@@ -65,12 +67,15 @@ class Checkpoint:
         self._size = 0
 
     def keep(self, model: str, data: msgspec.Raw) -> None:
-        """Take the place of an earlier one, which stays where there is none. Without room for it there is none."""
+        """Take the place of an earlier one, which stays where there is none.
+
+        One that is too large, or has no room, is not kept.
+        """
         view = memoryview(data)
         if bytes(view[:1]) != b'"':
             return
         self.drop()
-        if self._budget.take(len(view)):
+        if len(view) <= MAX_CHECKPOINT_BYTES and self._budget.take(len(view)):
             self._model, self._data, self._size = model, data, len(view)
 
     def of(self, model: str) -> msgspec.Raw | None:

@@ -276,8 +276,8 @@ def encode(
 ) -> bytes:
     """The JSON that is sent. A deadline counts from the request's arrival here, `seconds_passed` ago.
 
-    `score`: the pictures are compared with another ImageModel's. `resume`: where another worker left off; it is left
-    out where the request would be too large with it.
+    `score`: the pictures are compared with another ImageModel's. `resume`: where another worker left off, which
+    workers take beside a request of any size.
 
     Raises ApiError (413 `body_too_large`): base64 makes pictures a third larger than they came.
     """
@@ -287,10 +287,11 @@ def encode(
         body = msgspec.structs.replace(body, deadline_seconds=left)
     if score:
         body = msgspec.structs.replace(body, score=True)
+    beside = 0
+    if resume is not None:
+        body, beside = msgspec.structs.replace(body, resume=resume), len(memoryview(resume)) + _RESUME_BYTES
     encoded = _encoder.encode(body)
-    if resume is not None and len(encoded) + len(memoryview(resume)) + _RESUME_BYTES <= MAX_BODY_BYTES:
-        return _encoder.encode(msgspec.structs.replace(body, resume=resume))
-    if len(encoded) > MAX_BODY_BYTES:
+    if len(encoded) > MAX_BODY_BYTES + beside:
         raise body_too_large()
     return encoded
 

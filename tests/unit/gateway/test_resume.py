@@ -5,10 +5,12 @@ import base64
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from imagefleet_runtime.gateway import resume, work
-from imagefleet_runtime.gateway.bodies import MAX_BODY_BYTES
+from imagefleet_runtime.gateway.bodies import MAX_BODY_BYTES, Budget
+from imagefleet_runtime.gateway.errors import ApiError
 from imagefleet_runtime.gateway.events import Delivered
 from imagefleet_runtime.gateway.resume import MAX_INTERRUPTIONS
 
@@ -319,16 +321,22 @@ async def test_a_caller_that_leaves_while_its_stream_waits_leaves_nothing(gatewa
     assert gateway.gateway.bodies.used == 0
 
 
-def test_a_request_that_is_too_large_with_its_checkpoint_goes_without() -> None:
-    body = work.WorkerRequest(
-        model="m", prompt="p", seed=1, pool_model="n", quality="medium", image=bytes(36 * 2**20)
-    )
-    reply = json.dumps({"error": {"code": "interrupted"}, "checkpoint": "A" * (40 * 2**20)}).encode()
+def test_a_checkpoint_goes_beside_a_request_of_any_size() -> None:
+    image = bytes(46 * 2**20)
+    body = work.WorkerRequest(model="m", prompt="p", seed=1, pool_model="n", quality="medium", image=image)
+    reply = json.dumps({"error": {"code": "interrupted"}, "checkpoint": "A" * (64 * 2**20)}).encode()
     found = resume.read_interruption(reply)
     assert found is not None
-    assert b'"resume"' not in work.encode(body, 0.0, resume=found.checkpoint)
-    body.image = b"small"
     assert b'"resume":"AAA' in work.encode(body, 0.0, resume=found.checkpoint)
+    body.image = bytes(49 * 2**20)
+    with pytest.raises(ApiError, match="over 67108864 bytes"):
+        work.encode(body, 0.0, resume=found.checkpoint)
+
+
+def test_a_checkpoint_that_no_worker_takes_is_not_kept() -> None:
+    kept = resume.Checkpoint(Budget(2**30))
+    kept.keep("m", msgspec.Raw(b'"' + bytes(resume.MAX_CHECKPOINT_BYTES) + b'"'))
+    assert kept.of("m") is None
 
 
 NOT_GIVEN_UP = [
