@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .loads import Loads
+from .resources import Worker
 from .routing import Choice, Wait
 from .snapshot import Share
 
@@ -118,9 +119,13 @@ class Line:
     def __len__(self) -> int:
         return len(self._interactive) + len(self._batch)
 
-    def __iter__(self) -> Iterator[Waiter]:
-        """Those that wait, in the order in which they would go now."""
-        return (place.waiter for place in self._ordered(self._clock()))
+    def workers(self) -> list[Worker]:
+        """Those that what waits may go to, each once."""
+        places = (*self._interactive, *self._batch)
+        lanes = {place.lane: place.waiter.shares for place in places}
+        return list(
+            {w.uid: w for shares in lanes.values() for share in shares for w in share.workers}.values()
+        )
 
     async def wait(self, waiter: Waiter, seconds: float) -> Choice | None:
         """A worker with room, once there is one; None where the request must look at the cluster itself.
@@ -130,8 +135,11 @@ class Line:
         if len(self) >= self._limit:
             return self._past(waiter)
         place = _Place(waiter)
+        # Where others of its lane wait there is no room; where there is some, others may have the better claim.
+        may_go = place.lane not in self._lanes and isinstance(waiter.place(), Choice)
         self._enter(place)
-        self._release()
+        if may_go:
+            self._release()
         try:
             if not place.future.done():
                 async with asyncio.timeout(seconds):

@@ -108,8 +108,7 @@ class Gateway:
 
     def _tick(self) -> None:
         """While requests wait, workers that nobody here heard of are asked: other gateways send to them too."""
-        workers = {worker for waiter in self.line for share in waiter.shares for worker in share.workers}
-        self._prober.refresh(workers)
+        self._prober.refresh(self.line.workers())
 
     def close(self) -> None:
         self.line.close()

@@ -198,6 +198,19 @@ async def test_a_request_that_leaves_as_it_is_sent_takes_no_room(line: Line, gat
     assert (load.work_left(NOW), load.inflight, load.load_remaining("shapes-1", NOW)) == (0.0, 0, None)
 
 
+async def test_each_worker_that_matters_is_known_once(line: Line, gate: Gate) -> None:
+    lanes = ("a", "a", "b")
+    tasks = [
+        asyncio.create_task(line.wait(Request(gate, lane=lane, batch=lane == "b"), 60)) for lane in lanes
+    ]
+    await until(lambda: len(line) == 3)
+    assert line.workers() == [WORKER]
+    for task in tasks:
+        task.cancel()
+    await until(lambda: not len(line))
+    assert line.workers() == []
+
+
 async def test_a_change_of_the_cluster_ends_the_wait_of_those_that_it_concerns(
     line: Line, gate: Gate
 ) -> None:
