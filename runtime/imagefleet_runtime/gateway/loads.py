@@ -103,7 +103,9 @@ class WorkerLoad:
 
         Loads are not in it, and what waits for another model's load holds up nobody else.
         """
-        ready = self.ready_left(now)
+        ready = self._ready - (now - self._at)
+        if ready < 0:
+            ready = 0.0
         return ready + self._unready.get(model, 0.0) if wait > 0 else ready
 
     def report(self, header: Any, now: float, ready: Any = None) -> bool:
