@@ -188,7 +188,9 @@ class WorkerLoad:
         What is thought to be there and is not was evicted. What was sent for a moment ago may yet come.
         Example: `shapes-1,shapes-2=12.3`: the one is there, the other will be in 12.3 seconds.
         """
-        self.room_seconds = measured(room) or 0.0
+        seconds = measured(room)
+        if seconds is not None:
+            self.room_seconds = seconds
         if models is None:
             return
         held = _read_held(models)
@@ -200,8 +202,8 @@ class WorkerLoad:
                 self._loads_until = max(self._loads_until, at)
             else:
                 self._resident_at[model] = None
-        for model, seconds in held.items():
-            self.loading(model, seconds, now)
+        for model, remaining in held.items():
+            self.loading(model, remaining, now)
 
     def not_resident(self, model: str) -> None:
         self._resident_at[model] = None
@@ -212,6 +214,7 @@ class WorkerLoad:
             self.add(missed, now)
         self.room_seconds = measured(state.room_seconds) or 0.0
         self.queue_limit = int(measured(state.queue_limit) or self.queue_limit)
+        self._loads_until = now
         for entry in state.models:
             self.set_rate(entry.model, entry.seconds_per_megapixel_step)
             seconds = measured(entry.load_seconds)

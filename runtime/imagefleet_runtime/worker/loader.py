@@ -171,6 +171,7 @@ class Loader:
                 demand=model.demand.at(now),
                 load_seconds=model.expected_load_seconds,
                 loaded=model.loaded_at,
+                leaving=model.withdrawn,
             )
             candidates.append(candidate)
         return candidates

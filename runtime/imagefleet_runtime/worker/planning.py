@@ -38,6 +38,7 @@ class Candidate:
     demand: float = 0.0  # GPU-seconds drawn lately
     load_seconds: float = UNKNOWN_LOAD_SECONDS
     loaded: float = -math.inf  # when its load had ended
+    leaving: bool = False  # the policy no longer names it: it finishes what it has, and nothing more comes
 
     @property
     def value(self) -> float:
@@ -154,8 +155,9 @@ def _held(candidates: list[Candidate]) -> list[Candidate]:
 
 
 def _may_go(other: Candidate, entry: Candidate, settled: bool) -> bool:
-    """Whether a model may be evicted once it does not run. ``settled``: the last load is long enough ago."""
-    if other.pinned or other.state is not State.RESIDENT:
+    """Whether a model may be evicted once it does not run. ``settled``: the last load is long enough ago. One that is
+    leaving finishes what it has first."""
+    if other.pinned or other.state is not State.RESIDENT or (other.leaving and other.busy):
         return False
     if entry.pinned or not other.busy:
         return True

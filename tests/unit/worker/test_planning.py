@@ -98,6 +98,10 @@ ROWS = {
         [absent("a", pinned=True, memory_bytes=8), resident("b", oldest=2.0, **NEW)],
         LoadNext("a", evict=("b",)),
     ),
+    "not one that is leaving, which finishes what it has": (
+        [absent("a", pinned=True, memory_bytes=8), resident("b", oldest=2.0, leaving=True)],
+        None,
+    ),
     "a pinned model evicts one with older requests": (
         [absent("a", pinned=True, memory_bytes=8), resident("b", oldest=1.0)],
         LoadNext("a", evict=("b",)),
@@ -154,6 +158,10 @@ WAYS = {
         [absent("a", pinned=True, memory_bytes=8), resident("b", running=True, oldest=1.0)],
         {"b": -math.inf},
     ),
+    "one that is leaving finishes what it has": (
+        [absent("a", pinned=True, memory_bytes=8), resident("b", running=True, leaving=True)],
+        {},
+    ),
     "a pinned one gives no way": ([absent("a", oldest=1.0, memory_bytes=8), resident("b", pinned=True)], {}),
     "where all together would not do nobody does": (
         [
@@ -196,6 +204,7 @@ candidates = st.builds(
     demand=st.floats(0, 9),
     load_seconds=st.floats(0, 60),
     loaded=st.floats(0, NOW),
+    leaving=st.booleans(),
 )
 
 
