@@ -67,6 +67,9 @@ class FakeSupervisor:
     def apply(self, policy: Policy) -> None:
         self.policies.append(policy)
 
+    def interrupt(self) -> None:
+        self.draining = True
+
     def state(self) -> dict[str, Any]:
         return {"models": []}
 

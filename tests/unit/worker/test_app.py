@@ -5,7 +5,9 @@ from typing import Any
 
 import httpx
 import pytest
+from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.app import create_app
+from imagefleet_runtime.worker.auth import OPERATOR
 from starlette.types import ASGIApp
 
 from tests.unit.worker.http_fakes import FakeNvml, FakeSupervisor, make_app
@@ -51,6 +53,24 @@ async def test_a_policy_is_handed_on_and_answered_with_the_state() -> None:
     supervisor = FakeSupervisor()
     answer = await call(make_app(supervisor), "PUT", "/v1/worker/models", content=b'{"models": []}')
     assert (answer.status_code, answer.json(), len(supervisor.policies)) == (200, {"models": []}, 1)
+
+
+async def test_an_interruption_is_handed_on_and_answered_with_the_state() -> None:
+    supervisor = FakeSupervisor()
+    answer = await call(make_app(supervisor), "POST", "/v1/worker/interrupt")
+    assert (answer.status_code, answer.json(), supervisor.draining) == (200, {"models": []}, True)
+
+
+async def test_only_the_operator_may_interrupt() -> None:
+    class Checked:
+        def check(self, _header: Any, *callers: str) -> str:
+            assert callers == (OPERATOR,)
+            raise errors.wrong_caller("not the operator")
+
+    supervisor = FakeSupervisor()
+    app = create_app(supervisor, Checked(), nvml=None, checks=None)  # type: ignore[arg-type]
+    answer = await call(app, "POST", "/v1/worker/interrupt")
+    assert (answer.status_code, supervisor.draining) == (403, False)
 
 
 async def test_a_worker_is_ready_where_nothing_is_wrong() -> None:

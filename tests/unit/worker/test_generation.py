@@ -175,6 +175,31 @@ async def test_a_later_failure_is_an_event_and_the_end(
     assert supervisor.count("engine_crashed") == 1
 
 
+async def test_an_interrupted_request_says_from_where_another_worker_goes_on(
+    client: httpx.AsyncClient, supervisor: FakeSupervisor
+) -> None:
+    async with asked(client, supervisor) as (job, reply):
+        job.parts[0].steps_before = 7
+        fail(job, errors.InterruptedRequestError("Y2hlY2s=", 12))
+        response = await reply
+        body = json.loads(await response.aread())
+    assert (response.status_code, body["error"]["code"]) == (503, "interrupted")
+    assert (body["checkpoint"], body["stepsDone"]) == ("Y2hlY2s=", 12)
+    assert response.headers["x-imagefleet-resumed-steps"] == "7"
+    assert supervisor.count("interrupted") == 1
+
+
+async def test_a_stream_that_is_interrupted_ends_with_its_checkpoint(
+    client: httpx.AsyncClient, supervisor: FakeSupervisor
+) -> None:
+    async with asked(client, supervisor, stream=True) as (job, reply):
+        job.tell(Preview(0, 0, b"half"))
+        response = await reply
+        fail(job, errors.InterruptedRequestError("Y2hlY2s=", 12))
+        [_, (name, data)] = await events(response)
+    assert (name, data) == ("imagefleet.checkpoint", {"checkpoint": "Y2hlY2s=", "stepsDone": 12})
+
+
 async def test_what_was_drawn_before_a_failure_is_told_first(
     client: httpx.AsyncClient, supervisor: FakeSupervisor
 ) -> None:

@@ -54,6 +54,15 @@ def test_checks_of_pictures_are_named_by_the_environment_or_there_are_none() -> 
     assert read_settings(REQUIRED | given).checks == CheckSettings("shapes", "mine")
 
 
+def test_requests_are_drawn_to_their_end_unless_the_environment_says_otherwise() -> None:
+    assert read_settings(REQUIRED).interrupt == "finish"
+    assert read_settings(REQUIRED | {"IMAGEFLEET_INTERRUPT": "checkpoint"}).interrupt == "checkpoint"
+    with pytest.raises(
+        SettingsError, match="IMAGEFLEET_INTERRUPT is 'stop'; it must be one of finish, checkpoint"
+    ):
+        read_settings(REQUIRED | {"IMAGEFLEET_INTERRUPT": "stop"})
+
+
 @pytest.mark.parametrize("name", REQUIRED)
 @pytest.mark.parametrize("value", [None, "", "  "])
 def test_what_is_missing_is_named(name: str, value: str | None) -> None:
