@@ -169,6 +169,12 @@ def spend_status(spend: Spend, budget: BudgetSpec) -> Json:
         }
         for gateway, work in sorted(spend.gateways.items())
     ]
+    lists = {
+        "models": [_model(model, busy, spend, budget) for model, busy in sorted(spend.models.items())],
+        "tenants": [_tenant(name, spend, budget) for name in names],
+        "workers": [{"pod": pod, "state": state} for pod, state in sorted(spend.workers.items())],
+        "gateways": gateways,
+    }
     return {
         "period": timestamp(spend.start)[:10],
         "resetsAt": timestamp(spend.start + DAY),
@@ -176,10 +182,8 @@ def spend_status(spend: Spend, budget: BudgetSpec) -> Json:
         "gpuHours": hours,
         "busyGpuHours": _hours(spend.busy),
         **_cost(hours, budget),
-        "models": [_model(model, busy, spend, budget) for model, busy in sorted(spend.models.items())],
-        "tenants": [_tenant(name, spend, budget) for name in names],
-        "workers": [{"pod": pod, "state": state} for pod, state in sorted(spend.workers.items())],
-        "gateways": gateways,
+        # A list that has lost its last entry is not stored as an empty one.
+        **{key: entries for key, entries in lists.items() if entries},
     }
 
 

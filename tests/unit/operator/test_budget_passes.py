@@ -58,7 +58,7 @@ async def test_an_operator_that_was_away_counts_what_it_missed() -> None:
     world.restart()
     await list_all(world.store, world.api)
     await world.settle(POOL_KEY)
-    assert spend(world)["workers"] == []
+    assert "workers" not in spend(world)
     assert spend(world)["gpuHours"] * 3_600 >= 30 - 1e-3
 
 

@@ -163,3 +163,8 @@ def test_what_is_written_is_what_is_read(
 def test_a_day_begins_at_midnight_utc() -> None:
     assert day_of(90_000) == 86_400
     assert read_spend({}) is None
+
+
+def test_a_status_holds_no_list_without_entries() -> None:
+    """The API server does not store one: it would be written again and again."""
+    assert [key for key, part in spend_status(spend(), BUDGET).items() if part == []] == []
