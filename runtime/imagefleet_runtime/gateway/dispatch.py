@@ -122,7 +122,7 @@ class _Run:
             trace.key = seeker.tiers[0][0].key
             # Nobody overtakes those that wait.
             placed = Wait.FULL if len(self._d._line) and not trace.tried else seeker.place()
-            choice = await self._wait(placed) if isinstance(placed, Wait) else placed
+            choice = await self._wait() if isinstance(placed, Wait) else placed
             if choice is None:
                 seeker.follow()
                 continue
@@ -164,7 +164,7 @@ class _Run:
         self._take(other)
         return None
 
-    async def _wait(self, why: Wait) -> Choice | None:
+    async def _wait(self) -> Choice | None:
         """Wait until there is a worker to try; None where the cluster changed. Raises ApiError where none comes in
         time.
         """
@@ -183,7 +183,7 @@ class _Run:
         if trace.hold_until is None:
             trace.hold_until = now + seeker.hold_seconds
         if now >= trace.hold_until:
-            raise self._refused(why)
+            return self._now_or_never()
         snapshot = self._d._fleet.snapshot
         try:
             with self._held(share, plan):
@@ -191,7 +191,7 @@ class _Run:
         except LineFullError:
             raise self._full() from None
         except TimeoutError:
-            raise self._refused(seeker.place()) from None
+            return self._now_or_never()
         return choice if self._d._fleet.snapshot is snapshot else None
 
     @contextlib.contextmanager
@@ -210,9 +210,12 @@ class _Run:
             self._trace.held_seconds += held
             self._d._metrics.held(share.key, held)
 
-    def _refused(self, placed: Choice | Wait) -> ApiError:
-        """No worker had room in time; or there is none."""
-        return self._loading() if placed is Wait.NOBODY else self._full()
+    def _now_or_never(self) -> Choice:
+        """Its time is over. Raises ApiError where no worker has room, or there is none."""
+        placed = self._seeker.place()
+        if isinstance(placed, Choice):
+            return placed
+        raise self._loading() if placed is Wait.NOBODY else self._full()
 
     def _full(self) -> ApiError:
         seconds, waiting = self._soonest(), len(self._d._line)

@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from tests.unit.gateway.builders import (
+    BOTH,
     PROMPT,
     Busy,
     FakeWorker,
@@ -17,6 +18,7 @@ from tests.unit.gateway.builders import (
     make_pool,
     until,
 )
+from tests.unit.gateway.conftest import HarnessFactory
 from tests.unit.gateway.test_waiting import until_held
 
 
@@ -139,6 +141,17 @@ async def test_a_request_for_which_there_is_no_room_in_time_learns_when_to_come_
     assert (status, body["error"]["code"], body["error"]["type"]) == (429, "queue_full", "rate_limit_error")
     assert headers["retry-after"] == "50"
     assert worker.requests == []
+
+
+async def test_who_may_not_wait_is_not_refused_because_others_wait(start_gateway: HarnessFactory) -> None:
+    offers = {"shapes": {"shapes-1": 100.0}, "rare": {"shapes-2": 100.0}}
+    async with start_gateway(IMAGEFLEET_HOLD_SECONDS="0") as gateway, FakeWorker().serving() as worker:
+        gateway.set_fleet(worker.view(), pools=(make_pool(offers=offers),), models=BOTH)
+        waits = asyncio.create_task(gateway.post(PROMPT | {"model": "rare", "priority": "batch"}))
+        await until_held(gateway, 1)
+        assert (await gateway.post(PROMPT))[0] == 200
+        waits.cancel()
+        await until_held(gateway, 0)
 
 
 async def test_a_worker_of_which_others_make_use_is_asked_what_it_has_left(gateway: Harness) -> None:
