@@ -2,12 +2,15 @@
 ones).
 
 Arrivals are Poisson, costs come in random order (in the trace's own, spells of costly requests overload any routing
-alike), models are resident everywhere, each worker draws one request after the other. Ours is the
-gateway's own code (`gateway.routing.place` over `gateway.loads.WorkerLoad`), with what it has: units times the model's
-rate, which workers learn from every completion (here an exponential mean), and the work left that each reply carries.
-What a worker has no room for waits in one line, first come, first served; `without_line` sends it at once.
-Units explain costs but for `ERROR=` (standard deviation of the logarithm, 0.2); traces have no sizes to count them by.
-The oracle knows every cost exactly. Waits of all `SEEDS=` (5) series of arrivals together.
+alike), models are resident everywhere, each worker draws one request after the other. Ours is the gateway's own code
+(`gateway.routing.place` over `gateway.loads.WorkerLoad`): requests wait in its line, first come, first served, until a
+worker has no more than `AHEAD_SECONDS` at hand by what the gateway knows. That is units times the model's rate, which
+workers learn from every completion (here an exponential mean), and the work left that each reply carries. While
+requests wait, the gateway asks workers that it has not heard of for a second; they know how far they are.
+`without_line` sends each to a worker at once. Units explain costs but for `ERROR=` (standard deviation of the
+logarithm, 0.2); traces have no sizes to count them by.
+The oracle knows every cost exactly, and sends each to the worker with the least left. Waits of all `SEEDS=` (5) series
+of arrivals together.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from random import Random
 from imagefleet_operator.simulate.loads import poisson
 from imagefleet_operator.simulate.report import quantile
 from imagefleet_operator.simulate.trace import read_trace
+from imagefleet_runtime.gateway.fleet import REFRESH_SECONDS
+from imagefleet_runtime.gateway.line import TICK_SECONDS
 from imagefleet_runtime.gateway.loads import WorkerLoad
 from imagefleet_runtime.gateway.resources import ModelView, Worker
 from imagefleet_runtime.gateway.routing import Wait, place
@@ -35,8 +40,10 @@ WORKERS = 16
 LOAD = 0.85
 SEEDS = int(os.environ.get("SEEDS", "5"))
 ERROR = float(os.environ.get("ERROR", "0.2"))
-# The gateway's default.
 AHEAD_SECONDS = 3.0
+"""What a worker gets ahead: the gateway's default."""
+TICK = -1
+"""In place of a worker that ended a job: time for the line to look again."""
 LEARNS = 0.2
 """Weight of a completion in a model's rate."""
 
@@ -56,6 +63,8 @@ class Server:
 
     jobs: deque[int] = field(default_factory=deque)
     free_at: float = 0.0
+    ends_at: float = 0.0
+    """When the first is done."""
 
 
 Chooser = Callable[[int, float], int | None]
@@ -72,8 +81,8 @@ class Fleet:
         self.loads = {f"w{k}": WorkerLoad() for k in range(WORKERS)}
         self.estimates = [0.0] * len(jobs)
         self.rates: dict[str, float] = {}
-        self.next = 0
         self.line: deque[int] = deque()
+        self.next = 0
         workers = [Worker(f"w{k}", "n", "p", f"w{k}", "", 0, ()) for k in range(WORKERS)]
         self.workers = tuple(workers)
         self.shares: dict[str, Share] = {}
@@ -81,30 +90,45 @@ class Fleet:
     def waits(self, choose_one: Chooser, rate: float) -> list[float]:
         """Of all jobs, when they arrive at `rate` a second."""
         waits, now = [0.0] * len(self.jobs), 0.0
-        ends: list[tuple[float, int]] = []
+        events: list[tuple[float, int]] = []
         for job in range(len(self.jobs)):
             now += self.times.expovariate(rate)
             self.arrived[job] = now
-            while ends and ends[0][0] <= now:
-                self._end_and_release(choose_one, waits, ends)
+            self._until(now, choose_one, waits, events)
             self.line.append(job)
-            self._release(choose_one, now, waits, ends)
-        while ends:
-            self._end_and_release(choose_one, waits, ends)
+            if len(self.line) == 1:
+                self._release(choose_one, now, waits, events)
+                heappush(events, (now + TICK_SECONDS, TICK))
+        self._until(math.inf, choose_one, waits, events)
         return waits
 
-    def _end_and_release(
-        self, choose_one: Chooser, waits: list[float], ends: list[tuple[float, int]]
+    def _until(
+        self, end: float, choose_one: Chooser, waits: list[float], events: list[tuple[float, int]]
     ) -> None:
-        now, server = heappop(ends)
-        self._end(now, server, waits, ends)
-        self._release(choose_one, now, waits, ends)
+        while events and events[0][0] <= end:
+            now, server = heappop(events)
+            if server != TICK:
+                self._end(now, server, waits, events)
+            elif self.line:
+                self._ask(now)
+                heappush(events, (now + TICK_SECONDS, TICK))
+            self._release(choose_one, now, waits, events)
+
+    def _ask(self, now: float) -> None:
+        """What workers say of their work left, as they do: by the estimates, and how much is done of what runs."""
+        for k, server in enumerate(self.servers):
+            load = self.loads[f"w{k}"]
+            if server.jobs and now - load.heard_at >= REFRESH_SECONDS:
+                running, *queued = server.jobs
+                undone = (server.ends_at - now) / self.jobs[running].seconds
+                left = self.estimates[running] * undone + sum(self.estimates[j] for j in queued)
+                load.report(str(left), now)
 
     def _release(
-        self, choose_one: Chooser, now: float, waits: list[float], ends: list[tuple[float, int]]
+        self, choose_one: Chooser, now: float, waits: list[float], events: list[tuple[float, int]]
     ) -> None:
         while self.line and (server := choose_one(self.line[0], now)) is not None:
-            self._send(self.line.popleft(), server, now, waits, ends)
+            self._send(self.line.popleft(), server, now, waits, events)
 
     def _send(self, job: int, k: int, now: float, waits: list[float], ends: list[tuple[float, int]]) -> None:
         server, seconds = self.servers[k], self.jobs[job].seconds
@@ -113,7 +137,8 @@ class Fleet:
         self.loads[f"w{k}"].sent(self.jobs[job].model, self.estimates[job], 0.0, now)
         if len(server.jobs) == 1:
             waits[job] = now - self.arrived[job]
-            heappush(ends, (now + seconds, k))
+            server.ends_at = now + seconds
+            heappush(ends, (server.ends_at, k))
 
     def _end(self, now: float, k: int, waits: list[float], ends: list[tuple[float, int]]) -> None:
         server, load = self.servers[k], self.loads[f"w{k}"]
@@ -126,7 +151,8 @@ class Fleet:
         if server.jobs:
             head = server.jobs[0]
             waits[head] = now - self.arrived[head]
-            heappush(ends, (now + self.jobs[head].seconds, k))
+            server.ends_at = now + self.jobs[head].seconds
+            heappush(ends, (server.ends_at, k))
 
     # Choosers
 

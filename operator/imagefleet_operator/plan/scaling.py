@@ -42,9 +42,9 @@ AIM = 0.9
 mean that is just met is missed every other week."""
 FINE = 0.5
 """Work left on each worker that is no reason for more of them, as a share of the wait: what runs, mostly."""
-CAUTION_FIRST = 4.0
+CAUTION_FIRST = 4.5
 """Before anything was learned. Where callers come with many requests each, 99 % of what arrives in a minute is within
-four deviations, not two."""
+four to five deviations, not two."""
 CAUTION_MOST = 6.0
 """Caution beyond this buys nothing: what is late then came faster than a worker starts."""
 DECIDE_SECONDS = 2.0
