@@ -31,7 +31,7 @@ from imagefleet_runtime.gateway.fleet import REFRESH_SECONDS
 from imagefleet_runtime.gateway.line import TICK_SECONDS
 from imagefleet_runtime.gateway.loads import WorkerLoad
 from imagefleet_runtime.gateway.resources import ModelView, Worker
-from imagefleet_runtime.gateway.routing import Wait, place
+from imagefleet_runtime.gateway.routing import Room, Wait, place
 from imagefleet_runtime.gateway.snapshot import Share
 
 from bench.report import figure
@@ -167,7 +167,7 @@ class Fleet:
             math.inf,
             (),
             self.random.random,
-            lambda _load, _view, at_hand, _seconds: at_hand <= ahead,
+            Room(ahead),
         )
         if isinstance(placed, Wait):
             return None

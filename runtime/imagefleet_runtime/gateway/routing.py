@@ -57,8 +57,18 @@ class Wait(Enum):
     RATHER = "one that has enough to do would be done sooner than those that have room"
 
 
-Room = Callable[[WorkerLoad, ModelView, float, float], bool]
-"""Whether a worker takes another request of an ImageModel, with so many seconds at hand, of so many seconds."""
+@dataclass(frozen=True, slots=True)
+class Room:
+    """When a worker takes another request."""
+
+    ahead_seconds: float
+    """With no more work at hand than that, as long as its queue has a place."""
+    joins: Callable[[ModelView, float, float], bool] = lambda *_: False
+    """Whether it does with more at hand: of an ImageModel, with so many seconds, a request of so many seconds."""
+
+
+ANY_ROOM = Room(math.inf)
+"""However much it has to do."""
 
 
 def choose(
@@ -71,7 +81,7 @@ def choose(
     random: Callable[[], float],
 ) -> Choice | None:
     """The candidate that would finish first, however much it has to do; None where there is none."""
-    placed = place(tiers, loads, now, units, patience, tried, random, lambda *_: True)
+    placed = place(tiers, loads, now, units, patience, tried, random, ANY_ROOM)
     return None if isinstance(placed, Wait) else placed
 
 
@@ -101,6 +111,7 @@ def place(
     1 s would end after 11 s there and 31 s here: it waits. With 25 s of work before it, it would end after 36 s:
     it goes to w2.
     """
+    ahead, limited = room.ahead_seconds, room is not ANY_ROOM
     for shares in tiers:
         best: Choice | None = None
         best_rank: tuple[float, float, float] = (math.inf, math.inf, 0.0)
@@ -120,7 +131,8 @@ def place(
                 work = amount * load.rate(view)
                 at_hand = load.at_hand(view.name, wait, now)
                 finish = at_hand + load.penalty(now) + wait + work + (0.0 if comes else begun(load, wait))
-                if not room(load, view, at_hand, work):
+                full = limited and load.inflight >= load.queue_limit
+                if full or (at_hand > ahead and not room.joins(view, at_hand, work)):
                     soonest, sharing = min(soonest, finish), sharing + comes
                 elif finish <= best_rank[0] and (rank := (finish, load.inflight, random())) < best_rank:
                     best_rank, best = rank, Choice(share, view, worker, work, wait)

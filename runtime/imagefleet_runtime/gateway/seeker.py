@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from . import budgets, routing, work
 from .attempt import Fleet
 from .errors import ApiError
-from .loads import NEUTRAL_RATE, WorkerLoad
+from .loads import NEUTRAL_RATE
 from .resources import ModelView, Worker
 from .resume import AVOID_SECONDS
 from .routing import Choice, Wait
@@ -50,6 +50,7 @@ class Seeker:
         self._degraded = False
         self.route = self._paid_for(route)
         self.batch = work.priority(request, route.batch) == "batch"
+        self._room = routing.Room(around.ahead_seconds, self._joins)
         self.work_seconds = 0.0
         self.start_by = 0.0
         self.tiers: tuple[list[Share], list[Share]] = ([], [])
@@ -147,7 +148,7 @@ class Seeker:
     def place(self, waiting: float = 0.0) -> Choice | Wait:
         # Who was refused by a worker has waited, and goes to the next best one at once.
         trace = self._trace
-        room = self._has_room if not trace.tried else _always
+        room = self._room if not trace.tried else routing.ANY_ROOM
         giver = trace.given_up_by
         if giver is not None and self._around.clock() - trace.given_up_at < AVOID_SECONDS:
             placed = self._place([*trace.tried, giver], room, waiting)
@@ -173,18 +174,10 @@ class Seeker:
     def _units(self, view: ModelView) -> float:
         return self.plan(view).units
 
-    def _has_room(self, load: WorkerLoad, view: ModelView, at_hand: float, seconds: float) -> bool:
-        """A worker has enough with a few seconds of work, and with a batch that is full.
+    def _joins(self, view: ModelView, at_hand: float, seconds: float) -> bool:
+        """Whether what is at hand on a worker is less than a full batch of such pictures.
 
         Worked example: pictures of 10 s of which 4 are drawn together; with up to 30 s at hand this one joins them.
         """
-        if load.inflight >= load.queue_limit:
-            return False
-        if at_hand <= self._around.ahead_seconds:
-            return True
         body = self.plan(view).body
         return at_hand <= (view.together(body.width, body.height) - 1) * seconds / body.n
-
-
-def _always(*_: object) -> bool:
-    return True

@@ -201,10 +201,6 @@ def test_the_other_version_serves_where_the_drawn_one_has_no_worker() -> None:
     assert choice.share.model == "shapes-1"
 
 
-def has_room(limit: float = 3.0) -> Room:
-    return lambda _load, _view, at_hand, _seconds: at_hand <= limit
-
-
 PLACED: dict[str, tuple[WorkerLoad, WorkerLoad, float, str | Wait]] = {
     "the soonest of those with room": (load(3.0), load(2.0), 0.0, "w2"),
     "none where all have enough to do": (load(5.0), load(4.0), 0.0, Wait.FULL),
@@ -232,9 +228,7 @@ PLACED: dict[str, tuple[WorkerLoad, WorkerLoad, float, str | Wait]] = {
 @pytest.mark.parametrize(("first", "second", "waiting", "want"), PLACED.values(), ids=PLACED.keys())
 def test_a_place_is(first: WorkerLoad, second: WorkerLoad, waiting: float, want: str | Wait) -> None:
     loads = {"uid-w1": first, "uid-w2": second}
-    placed = place(
-        [[share(W1, W2)]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room(), waiting
-    )
+    placed = place([[share(W1, W2)]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, Room(3.0), waiting)
     assert (placed.worker.pod if isinstance(placed, Choice) else placed) == want
 
 
@@ -243,7 +237,7 @@ def test_what_waits_is_shared_by_those_that_will_do_it() -> None:
     loads = {"uid-w1": load(5.0), "uid-w2": load(5.0), "uid-w3": load(0.0, "Absent", loadSeconds=30)}
     shares = [share(W1, W2, make_worker("w3"))]
     placed = [
-        place([shares], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room(), waiting)
+        place([shares], loads, NOW, lambda _: 10.0, 30.0, (), random.random, Room(3.0), waiting)
         for waiting in (40.0, 60.0)
     ]
     assert placed[0] is Wait.RATHER
@@ -256,18 +250,18 @@ def test_a_load_holds_up_no_other_model() -> None:
     entries = [{"model": "shapes-1", "state": "Resident"}, {"model": "other", "state": "Loading"}]
     loading.observe(_state({"workSeconds": 40.0, "readySeconds": 0.0, "models": entries}), NOW)
     loads = {"uid-w1": loading, "uid-w2": load(2.0)}
-    placed = place([[share(W1, W2)]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room())
+    placed = place([[share(W1, W2)]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, Room(3.0))
     assert picked(placed if isinstance(placed, Choice) else None) == "w1"
 
 
 def test_nobody_has_room_where_nobody_is() -> None:
-    assert place([[share()]], {}, NOW, lambda _: 10.0, 30.0, (), random.random, has_room()) is Wait.NOBODY
+    assert place([[share()]], {}, NOW, lambda _: 10.0, 30.0, (), random.random, Room(3.0)) is Wait.NOBODY
 
 
 def test_the_other_version_does_not_serve_because_the_drawn_one_is_busy() -> None:
     busy, idle = share(W1), Share("art", "thumbs", "shapes-2", 5.0, make_model("shapes-2"), (W2,))
     loads = {"uid-w1": load(5.0), "uid-w2": load(0.0)}
-    placed = place([[busy], [idle]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, has_room())
+    placed = place([[busy], [idle]], loads, NOW, lambda _: 10.0, 30.0, (), random.random, Room(3.0))
     assert placed is Wait.FULL
 
 
