@@ -18,7 +18,8 @@ def fleet(cluster: Cluster) -> Iterator[Fleet]:
     installed = Fleet(cluster)
     installed.install()
     yield installed
-    installed.helm("uninstall", installed.release, "--wait")
+    # Nobody waits for the pods: the session's cluster ends next, and tests/integration/test_chart.py does.
+    installed.helm("uninstall", installed.release)
 
 
 @pytest.fixture(scope="module")

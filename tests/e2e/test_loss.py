@@ -1,4 +1,4 @@
-"""Workers are lost under load: one is killed, one is drained. Two gateways, four workers, 200 requests."""
+"""Workers are lost under load: one is killed, one is drained. Two gateways, three workers, 200 requests."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ LOST_AFTER = 50
 POOL = """
 apiVersion: imagefleet.dev/v1alpha1
 kind: InferencePool
-metadata: {name: four}
+metadata: {name: three}
 spec:
   models: [{name: tiny, model: tiny-1}]
   worker: {accelerator: {count: 0}}
-  replicas: 4
+  replicas: 3
 """
 
 
@@ -41,7 +41,7 @@ class Outcome:
 @pytest.mark.timeout(600)
 def test_no_request_is_lost_without_a_typed_error(fleet: Fleet, shared_kubectl: Kubectl) -> None:
     shared_kubectl.apply(tiny_model("tiny-1") + "---" + POOL)
-    wait_ready(shared_kubectl, "four", timeout="240s")
+    wait_ready(shared_kubectl, "three", timeout="240s")
     killed, drained = worker_pods(shared_kubectl)[:2]
     addresses = fleet.gateways()
     started = threading.Semaphore(0)
@@ -64,7 +64,7 @@ def test_no_request_is_lost_without_a_typed_error(fleet: Fleet, shared_kubectl: 
     served_by = workers_of(fleet)
     elsewhere = [one for one in failed if served_by.get(one.request_id) != killed]
     assert elsewhere == [], f"only what the killed worker had may fail: {Counter(results)}"
-    wait_ready(shared_kubectl, "four", timeout="120s")
+    wait_ready(shared_kubectl, "three", timeout="120s")
 
 
 def draw(gateway: str, model: str, number: int) -> Outcome:
@@ -87,7 +87,7 @@ def draw(gateway: str, model: str, number: int) -> Outcome:
 
 
 def worker_pods(kubectl: Kubectl) -> list[str]:
-    return [pod["metadata"]["name"] for pod in kubectl.get("pods", "-l", "imagefleet.dev/pool=four")["items"]]
+    return [pod["metadata"]["name"] for pod in kubectl.get("pods", "-l", "imagefleet.dev/pool=three")["items"]]
 
 
 def workers_of(fleet: Fleet) -> dict[str, str]:
