@@ -87,7 +87,9 @@ def draw(gateway: str, model: str, number: int) -> Outcome:
 
 
 def worker_pods(kubectl: Kubectl) -> list[str]:
-    return [pod["metadata"]["name"] for pod in kubectl.get("pods", "-l", "imagefleet.dev/pool=three")["items"]]
+    return [
+        pod["metadata"]["name"] for pod in kubectl.get("pods", "-l", "imagefleet.dev/pool=three")["items"]
+    ]
 
 
 def workers_of(fleet: Fleet) -> dict[str, str]:

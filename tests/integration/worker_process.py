@@ -29,7 +29,7 @@ Json = dict[str, Any]
 KEY = Ed25519PrivateKey.generate()
 PROMPT = "a secret castle"
 MANY_STEPS = 300  # seconds of work for the tiny model, so that something can happen meanwhile
-START_SECONDS = 240  # it imports torch: seconds of a core, of which there may be little
+LIMIT_SECONDS = 240  # for a start (it imports torch) and for a request, on a machine with other work
 OTHER_SIZE: Json = {"width": 72, "height": 64}  # than the default: not drawn in one batch with it
 LIMITS = {"maxMegapixels": 0.02, "maxSteps": 1000, "maxImages": 3}
 
@@ -65,8 +65,8 @@ class Worker:
         body = {"model": "tiny-1", "prompt": PROMPT, "steps": 2, **fields}
         return await self.client.post("/v1/generate", headers=bearer("gateway") | (headers or {}), json=body)
 
-    async def until(self, holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-        async with asyncio.timeout(seconds):
+    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
+        async with asyncio.timeout(LIMIT_SECONDS):
             while not await holds():
                 assert self.process.poll() is None, self.output.read_text()
                 await asyncio.sleep(0.02)
@@ -157,7 +157,7 @@ def start_worker(folder: Path, **settings: str) -> tuple[subprocess.Popen[bytes]
 
 @contextlib.asynccontextmanager
 async def connect(process: subprocess.Popen[bytes], address: str, output: Path) -> AsyncIterator[Worker]:
-    async with httpx.AsyncClient(base_url=address, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=address, timeout=LIMIT_SECONDS) as client:
         worker = Worker(process, client, output)
 
         async def ready() -> bool:
@@ -166,7 +166,7 @@ async def connect(process: subprocess.Popen[bytes], address: str, output: Path) 
             except httpx.TransportError:
                 return False
 
-        await worker.until(ready, START_SECONDS)
+        await worker.until(ready)
         yield worker
 
 
