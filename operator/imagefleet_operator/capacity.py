@@ -142,14 +142,15 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
         memory.desired, memory.scaler = spec.replicas, None
     elif scaling.external:
         memory.scaler = None
-        told = Decision(plan.bounded(scaling, spec.replicas), EXTERNAL, f"spec.replicas is {spec.replicas}.")
+        told = _moved(
+            memory, plan.bounded(scaling, spec.replicas), EXTERNAL, f"spec.replicas is {spec.replicas}."
+        )
         _change_to(memory, observed, told, now)
         verdict = _external(spec.replicas, memory.desired)
     else:
         low, high = scaling.spec.min_replicas, scaling.spec.max_replicas
-        told = Decision(
-            plan.bounded(scaling, memory.desired), BOUNDED, f"minReplicas is {low}, maxReplicas {high}."
-        )
+        why = f"minReplicas is {low}, maxReplicas {high}."
+        told = _moved(memory, plan.bounded(scaling, memory.desired), BOUNDED, why)
         _change_to(memory, observed, told, now)
         verdict = _internal(memory, scaling, spec, observed, now)
     warm = _warm(memory, spec, now)
@@ -167,6 +168,11 @@ def _decide(memory: PoolMemory, spec: PoolSpec, observed: PoolObserved, now: flo
         again=min((w for w in waits if w is not None), default=None),
         watch=internal,
     )
+
+
+def _moved(memory: PoolMemory, replicas: int, reason: str, why: str) -> Decision:
+    """A number that does not follow from the demand."""
+    return Decision(replicas, reason, f"{memory.desired} to {replicas} workers: {why}")
 
 
 def _wait(memory: PoolMemory, roles: Roles) -> float | None:

@@ -46,8 +46,7 @@ def _scaling(old: Json, new: Json) -> Iterator[News]:
     for made in (new.get("scaling") or {}).get("decisions") or ():
         if made not in known:
             reason = "ScaledUp" if made["to"] > made["from"] else "ScaledDown"
-            told = f"{made['from']} to {made['to']} workers ({made['reason']}): {made['message']}"
-            yield News(reason, told, False, made["time"])
+            yield News(reason, f"{made['reason']}: {made['message']}", False, made["time"])
 
 
 def _suspensions(old: Json, new: Json) -> Iterator[News]:

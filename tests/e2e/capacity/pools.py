@@ -73,8 +73,9 @@ class Pool:
         found = self.kubectl.get("events.events.k8s.io", f"--field-selector=regarding.name={NAME}")["items"]
         return {event["reason"] for event in found}
 
-    def wait(self, done: Callable[[], object], seconds: float = 60.0) -> None:
-        """Until `done`; else a TimeoutError that tells the pool's status."""
+    def wait(self, done: Callable[[], object], seconds: float = 150.0) -> None:
+        """Until `done`, for longer than a worker takes to start on a busy machine; else a TimeoutError that tells the
+        pool's status."""
         try:
             wait_for(done, seconds=seconds, every=LOOK_SECONDS)
         except TimeoutError as error:

@@ -134,3 +134,15 @@ def test_nothing_is_told_of_a_status_that_did_not_change() -> None:
     world.set_entry(model="b")
     world.run(5)
     assert story(world.status, world.status) == ()
+
+
+def test_decisions_about_the_number_of_workers_are_told_once() -> None:
+    up = {"from": 1, "to": 3, "reason": "Backlog", "message": "1 to 3 workers: 3 needed.", "time": "t1"}
+    down = {"from": 3, "to": 1, "reason": "Idle", "message": "3 to 1 workers: 1 needed.", "time": "t2"}
+    old, new = ({"scaling": {"decisions": made}} for made in ([up], [up, down]))
+    assert [(n.reason, n.note) for n in story({}, old)] == [
+        ("ScaledUp", "Backlog: 1 to 3 workers: 3 needed.")
+    ]
+    assert [(n.reason, n.note) for n in story(old, new)] == [
+        ("ScaledDown", "Idle: 3 to 1 workers: 1 needed.")
+    ]
