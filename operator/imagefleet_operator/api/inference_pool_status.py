@@ -95,6 +95,12 @@ class PrePullStatus(ApiModel):
 class InferencePoolStatus(Status):
     """How a pool stands."""
 
+    desired_replicas: Int32 | None = Field(
+        default=None,
+        description="Workers that should take requests: as spec.replicas or the demand says, as far as bounds and "
+        "budget allow.",
+        ge=0,
+    )
     replicas: Int32 = Field(default=0, description="Worker pods there are.", ge=0)
     ready_replicas: Int32 = Field(default=0, description="Worker pods that are Ready.", ge=0)
     selector: str = Field(

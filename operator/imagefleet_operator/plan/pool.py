@@ -299,6 +299,7 @@ def _status(
     }
     status: Json = {
         "observedGeneration": observed.pool.generation,
+        "desiredReplicas": spec.replicas,
         "replicas": observed.deployment.replicas if observed.deployment else 0,
         "readyReplicas": observed.deployment.ready if observed.deployment else 0,
         "selector": selector(observed.pool.name),

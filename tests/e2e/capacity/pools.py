@@ -22,6 +22,12 @@ LOOK_SECONDS = 0.25
 PLACEMENT = "imagefleet.dev/placement"
 
 
+def current(pool: Json) -> Json:
+    """The pool, without a status that follows from an earlier spec."""
+    told = pool.get("status", {}).get("observedGeneration")
+    return pool if told == pool["metadata"]["generation"] else {**pool, "status": {}}
+
+
 @dataclass(frozen=True)
 class Pool:
     """The pool of an example, in a namespace of its own."""
@@ -47,8 +53,8 @@ class Pool:
         self.kubectl.apply(json.dumps(manifest))
 
     def status(self) -> Json:
-        """Its status; empty before there is one."""
-        return dict(self.kubectl.get(RESOURCE).get("status", {}))
+        """Its status; empty before there is one that follows from the spec as it is now."""
+        return dict(current(self.kubectl.get(RESOURCE)).get("status", {}))
 
     def scaling(self) -> Json:
         """status.scaling; empty before there is one."""
@@ -56,7 +62,7 @@ class Pool:
 
     def condition(self, kind: str) -> tuple[str, str]:
         """Status and reason of a condition; empty where it is absent."""
-        found = conditions(self.kubectl.get(RESOURCE)).get(kind, {})
+        found = conditions(current(self.kubectl.get(RESOURCE))).get(kind, {})
         return found.get("status", ""), found.get("reason", "")
 
     def pods(self) -> list[Json]:

@@ -68,7 +68,7 @@ def test_an_operator_that_is_killed_while_workers_start_goes_on_where_it_was(war
     warm.wait(lambda: warm.condition("ScalingActive")[0] == "True")
     before = warm.scaling()["desiredReplicas"]
     warm.kubectl("patch", RESOURCE, "--type=merge", '--patch={"spec": {"scaling": {"minReplicas": 2}}}')
-    warm.wait(lambda: warm.scaling()["desiredReplicas"] == 2)
+    warm.wait(lambda: warm.scaling().get("desiredReplicas") == 2)
     warm.fleet.cluster.kubectl(
         "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force",
         namespace=warm.fleet.namespace,

@@ -17,7 +17,7 @@ def test_a_burst_to_a_pool_without_workers_is_answered_and_the_workers_go_again(
     scaling = {"minReplicas": 0, "maxReplicas": 2, "zeroAfterSeconds": 3, "behavior": SOON}
     pictures.apply("scale-to-zero", scaling=scaling)
     pictures.wait(lambda: pictures.condition("Ready") == ("True", "ScaledToZero"))
-    assert pictures.pods() == []
+    pictures.wait(lambda: pictures.pods() == [])
 
     with ThreadPoolExecutor(CALLERS) as callers:
         answers = [callers.submit(draw, pictures, seed) for seed in range(CALLERS)]

@@ -48,8 +48,10 @@ def overnight(pictures: Pool, spot_nodes: None) -> Pool:
 
 
 def settled(pool: Pool) -> None:
-    """Until two workers hold the model, none of them about to end."""
+    """Until two workers hold the model, none of them about to end, and all requests go there."""
     pool.wait(lambda: pool.condition("Ready") == ("True", "Ready") and pool.serving() == 2, seconds=300)
+    to_it = [{"model": MODEL, "percent": 100}]
+    pool.wait(lambda: [entry["traffic"] for entry in pool.status().get("models", ())] == [to_it])
 
 
 def nodes(pool: Pool) -> set[str]:

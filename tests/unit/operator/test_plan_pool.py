@@ -64,6 +64,7 @@ def test_a_new_worker_is_given_its_models_and_the_whole_status_says_so() -> None
         workers=(WorkerPlan(fresh, (SHAPES,)),),
         status={
             "observedGeneration": 1,
+            "desiredReplicas": 1,
             "replicas": 1,
             "readyReplicas": 1,
             "selector": "imagefleet.dev/pool=thumbs,app.kubernetes.io/name=imagefleet-worker",
