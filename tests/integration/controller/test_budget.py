@@ -1,7 +1,10 @@
-"""Budgets against a real API server, with real pods."""
+"""Budgets against a real API server, with real pods: what is counted, and that the Deployment obeys."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import yaml
@@ -11,12 +14,12 @@ from tests.integration.controller.pools import await_condition, pool
 from tests.plugins.cluster import Kubectl
 
 POOLS = "inferencepools.imagefleet.dev"
-SHORT = 5
-"""Of maxRequestSeconds: a worker costs 110 s then until it has ended."""
+QUICK: Mapping[str, Any] = {"maxRequestSeconds": 5}
+"""A worker costs 110 s then until it has ended."""
 
 
-def with_budget(hours: str, replicas: int = 1, **fields: Any) -> str:
-    made = yaml.safe_load(pool(replicas=replicas, maxRequestSeconds=SHORT))
+def with_budget(hours: str, replicas: int = 1, worker: Mapping[str, Any] = QUICK, **fields: Any) -> str:
+    made = yaml.safe_load(pool(replicas=replicas, **worker))
     made["spec"]["budget"] = {"gpuHoursPerDay": hours, **fields}
     return yaml.safe_dump(made)
 
@@ -39,3 +42,24 @@ def test_a_pool_whose_limit_pays_for_no_worker_has_none_until_it_is_raised(settl
     await_condition(settled, POOLS, "thumbs", "Ready=True/Ready")
     assert replicas(settled) == 1
     assert status(settled)["budget"]["state"] == "Within"
+
+
+def test_what_pods_hold_is_counted_from_their_scheduling_to_their_end(settled: Kubectl) -> None:
+    settled.apply(with_budget("10", worker={}, costPerGpuHour="3600"))
+    await_condition(settled, POOLS, "thumbs", "WithinBudget=True/WithinBudget")
+    wait_for(
+        lambda: [w["state"] for w in status(settled)["spend"].get("workers", ())] == ["Holding"], seconds=60
+    )
+    (pod,) = settled.get("pods", "-l", "imagefleet.dev/pool=thumbs")["items"]
+    scheduled = next(c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+    since = datetime.fromisoformat(scheduled["lastTransitionTime"]).timestamp()
+
+    settled.apply(with_budget("10", replicas=0, worker={}, costPerGpuHour="3600"))
+    wait_for(lambda: "workers" not in status(settled)["spend"], seconds=60)
+    gone = time.time()
+    spend = status(settled)["spend"]
+    held = spend["gpuHours"] * 3600
+    # Its end is known a moment late.
+    assert held >= datetime.fromisoformat(spend["countedAt"]).timestamp() - since - 1e-3
+    assert spend["cost"] == round(spend["gpuHours"] * 3600, 6)
+    assert datetime.fromisoformat(spend["countedAt"]).timestamp() <= gone
