@@ -1,0 +1,168 @@
+"""A worker that must go hands over what it draws, and another one goes on; and urgent requests go first."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from tests.integration.worker_process import (
+    MANY_STEPS,
+    OTHER_SIZE,
+    Worker,
+    bearer,
+    connect,
+    end,
+    entries,
+    picture,
+    start_worker,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+# Far less than MANY_STEPS take, on any machine; to be compared with a grace period of minutes.
+SECONDS_TO_END = 20.0
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[Any, ...]]]:
+    """Two workers, started at the same time for all import torch."""
+    started = []
+    for name in ("first", "second"):
+        folder = tmp_path_factory.mktemp(name)
+        started.append((*start_worker(folder, IMAGEFLEET_INTERRUPT="checkpoint"), folder / "output"))
+    yield started
+    for process, *_ in started:
+        end(process)
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def workers(processes: list[tuple[Any, ...]]) -> AsyncIterator[list[Worker]]:
+    held = entries()["tiny-1"] | {"pinned": True}
+    async with connect(*processes[0]) as first, connect(*processes[1]) as second:
+        workers = [first, second]
+        for worker in workers:
+            await worker.put(held)
+        for worker in workers:
+            await worker.until_state("tiny-1", "Resident")
+        yield workers
+
+
+async def until_steps(worker: Worker, running: int = 1) -> None:
+    """Some steps of what runs are drawn."""
+    begun = (await worker.model("tiny-1"))["workSeconds"]
+
+    async def holds() -> bool:
+        model = await worker.model("tiny-1")
+        return bool(model["running"] == running and 0 < model["workSeconds"] < 0.95 * begun)
+
+    await worker.until(holds)
+
+
+async def metric(worker: Worker, name: str) -> float:
+    lines = (await worker.client.get("/metrics")).text.splitlines()
+    found = [
+        line for line in lines if line.startswith(f"imagefleet_worker_{name}_total{{") and "tiny-1" in line
+    ]
+    return sum(float(line.split()[-1]) for line in found)
+
+
+async def test_interactive_requests_go_before_a_running_one_of_class_batch(workers: list[Worker]) -> None:
+    worker = workers[1]
+    undisturbed = picture(await worker.generate(steps=MANY_STEPS, seed=3))
+    slow = asyncio.create_task(worker.generate(steps=MANY_STEPS, seed=3, priority="batch"))
+    await until_steps(worker)
+    for _ in range(3):
+        assert (await worker.generate(**OTHER_SIZE)).status_code == 200
+        assert not slow.done()
+    assert np.array_equal(np.asarray(picture(await slow)), np.asarray(undisturbed))
+    assert await metric(worker, "preempted") >= 1
+
+
+async def test_only_the_operator_may_interrupt(workers: list[Worker]) -> None:
+    answer = await workers[1].client.post("/v1/worker/interrupt", headers=bearer("gateway"))
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "wrong_caller")
+    assert not (await workers[1].state())["draining"]
+
+
+async def test_a_broken_checkpoint_is_refused(workers: list[Worker]) -> None:
+    answer = await workers[1].generate(resume="bm90aGluZw==")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "checkpoint_unusable")
+
+
+async def _streamed(worker: Worker, **fields: Any) -> list[tuple[str, Any]]:
+    """The events of a stream, and their data."""
+    body = {"model": "tiny-1", "prompt": "a secret castle", "stream": True, **fields}
+    answer = await worker.client.post("/v1/generate", headers=bearer("gateway"), json=body)
+    assert answer.status_code == 200, answer.text
+    events = [part for part in answer.text.split("\n\n") if part.startswith("event: ")]
+    return [
+        (
+            event.splitlines()[0].removeprefix("event: "),
+            json.loads(event.splitlines()[1].removeprefix("data: ")),
+        )
+        for event in events
+    ]
+
+
+async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws_the_same_pictures(
+    workers: list[Worker],
+) -> None:
+    """A plain request of two pictures, a stream, and one that waits."""
+    first, second = workers[:2]
+    asked: dict[str, Any] = {"steps": MANY_STEPS, "n": 2, "seed": 5}
+    streamed = {"steps": MANY_STEPS, "seed": 9, "partial_images": 3}
+    whole = await second.generate(**asked)
+    previews = await _streamed(second, **streamed)
+    plain = asyncio.create_task(first.generate(**asked))
+    stream = asyncio.create_task(_streamed(first, **streamed))
+    await until_steps(first, running=2)
+    waiting = asyncio.create_task(first.generate(**OTHER_SIZE))
+
+    async def halfway() -> bool:
+        return bool((await first.model("tiny-1"))["queued"] == 1)
+
+    await first.until(halfway)
+    started = time.monotonic()
+    first.process.send_signal(signal.SIGTERM)
+    code = await asyncio.to_thread(first.process.wait, SECONDS_TO_END)
+    assert code == 0, f"after {time.monotonic() - started:.1f} s"
+    handed = await waiting
+    assert (handed.status_code, handed.json()["error"]["code"]) == (503, "interrupted")
+    assert "checkpoint" not in handed.json()
+
+    interrupted = await plain
+    assert (interrupted.status_code, interrupted.json()["error"]["code"]) == (503, "interrupted")
+    resumed = await second.generate(**asked, resume=interrupted.json()["checkpoint"])
+    assert resumed.json()["data"] == whole.json()["data"]
+    steps = int(resumed.headers["x-imagefleet-resumed-steps"])
+    assert steps == interrupted.json()["stepsDone"] > 0
+    assert float(resumed.headers["x-imagefleet-run-seconds"]) > 0
+
+    events = await stream
+    assert events[-1][0] == "imagefleet.checkpoint"
+    rest = await _streamed(second, **streamed, resume=events[-1][1]["checkpoint"])
+    told = [*events[:-1], *rest]
+    assert [name for name, _ in told] == [name for name, _ in previews]
+    assert [data["b64_json"] for _, data in told] == [data["b64_json"] for _, data in previews]
+    assert await metric(second, "resumed") == 2
+
+
+async def test_an_operator_interrupts_a_worker_that_lives_on(workers: list[Worker]) -> None:
+    second = workers[1]
+    running = asyncio.create_task(second.generate(steps=MANY_STEPS, seed=5))
+    await until_steps(second)
+    answer = await second.client.post("/v1/worker/interrupt", headers=bearer("operator"))
+    assert answer.json()["draining"]
+    handed = await running
+    assert (handed.status_code, handed.json()["error"]["code"]) == (503, "interrupted")
+    assert handed.json()["checkpoint"]
+    assert (await second.client.get("/livez")).status_code == 200
+    assert await metric(second, "interrupted") == 1
