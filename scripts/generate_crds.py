@@ -91,7 +91,9 @@ KINDS = (
         short_name="imgpool",
         columns=(
             _READY,
-            Column("Desired", ".status.desiredReplicas", "Workers that should take requests.", type="integer"),
+            Column(
+                "Desired", ".status.desiredReplicas", "Workers that should take requests.", type="integer"
+            ),
             Column("Up", ".status.readyReplicas", "Worker pods that are Ready.", type="integer"),
             # The API server prints the first match of a path, so this is the first of several models.
             Column("Model", ".spec.models[*].name", "The first model's name, as callers write it."),
