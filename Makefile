@@ -13,9 +13,6 @@ PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
 # Whoever collects tests imports what they import: those that need torch have a process of their own, beside the others.
 UNIT_TORCH := tests/unit/worker/engine tests/unit/shapes
-# Tests of clusters and workers wait for as long as they compute: two processes, each with a cluster of its own. Those of
-# one module stay together, and so do those of the whole fleet, which take the longest and begin first (tests/conftest.py).
-PYTEST_CLUSTER := $(PYTEST) --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 NAME ?= control_plane
 
 include make/*.mk
@@ -45,8 +42,9 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 	  DEMO_SETUP_SECONDS=$$(( $$(date +%s) - started )) exec $(PY) -m scripts.demo
 
 .PHONY: test test-unit test-integration test-e2e
+# Tests of clusters and workers wait for as long as they compute: two processes, each with a cluster of its own.
 test: test-unit demo-model cluster-build ## Set everything up and run all tests
-	@$(PYTEST_CLUSTER) tests/e2e tests/integration
+	@$(MAKE) --jobs 2 --keep-going --output-sync=line test-e2e test-integration
 
 .PHONY: unit-torch unit-others
 test-unit: $(VENV) ## The tests that need no cluster, in under a minute
@@ -59,7 +57,7 @@ unit-others: $(VENV)
 	@$(PYTEST) tests/unit $(UNIT_TORCH:%=--ignore=%) --numprocesses $$(( ($$(nproc) + 1) / 2 )) --dist worksteal
 
 test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
-	@$(PYTEST_CLUSTER) tests/integration
+	@$(PYTEST) tests/integration
 
 test-e2e: $(VENV) demo-model cluster-build ## Whole journeys on the whole fleet
 	@$(PYTEST) tests/e2e
