@@ -30,7 +30,7 @@ def test_a_burst_to_a_pool_without_workers_is_answered_and_the_workers_go_again(
     pictures.wait(lambda: pictures.pods() == [])
     reasons = [decision["reason"] for decision in pictures.scaling()["decisions"]]
     assert reasons[-1] == "Unused"
-    assert reasons[0] in ("Demand", "Backlog")
+    assert reasons[0] in ("Demand", "Backlog", "Bounded")
 
 
 def draw(pictures: Pool, seed: int) -> bool:

@@ -94,7 +94,7 @@ def test_what_an_interrupted_worker_draws_comes_from_another_one_and_is_the_same
     interrupt: Callable[[Pool, Json], None], overnight: Pool
 ) -> None:
     settled(overnight)
-    assert nodes(overnight) == set(NODES)
+    assert nodes(overnight) <= set(NODES)
     gateway, route = overnight.fleet.gateways()[0], f"{overnight.kubectl.namespace}/shapes"
     undisturbed, before = draw(gateway, route, **LONG), resumed(gateway)
     with ThreadPoolExecutor(1) as callers:
