@@ -156,8 +156,10 @@ def test_the_shortest_model_gets_every_default(shared: Kubectl) -> None:
 def test_the_shortest_pool_gets_every_default_outside_lists(shared: Kubectl) -> None:
     assert dry_run(shared, POOL)["spec"] == {
         "models": [{"name": "tiny", "model": "tiny-1"}],
+        "prePull": False,
         "replicas": 1,
         "suspend": False,
+        "tier": "interactive",
         "worker": {"accelerator": {"resource": "nvidia.com/gpu", "count": 1}, "maxRequestSeconds": 300},
     }
 
