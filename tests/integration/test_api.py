@@ -280,7 +280,7 @@ def test_a_pool_is_shown_in_columns(kubectl: Kubectl) -> None:
     head, row = table(kubectl("get", "imgpool"))
     rolling = ["STABLE", "CANARY", "WEIGHT", "STEP"]
     assert head == ["NAME", "READY", "DESIRED", "UP", "MODEL", *rolling, "REASON", "AGE"]
-    assert row[:5] == ["shortest", "False", "1", "2", "tiny"]
+    assert row[:5] == ["shortest", "False", "3", "2", "tiny"]
     assert row[5:-1] == ["tiny-1", "tiny-2", "5%", "2/5", "WorkersStarting"]
     wide, wide_row = table(kubectl("get", "imgpool", "-o", "wide"))
     assert wide[len(head) :] == ["WORKERS", "PHASE", "ACCELERATOR", "MESSAGE"]
@@ -289,7 +289,8 @@ def test_a_pool_is_shown_in_columns(kubectl: Kubectl) -> None:
 
 def test_a_pool_that_moves_nowhere_shows_its_stable_model(kubectl: Kubectl) -> None:
     kubectl.apply(POOL)
-    patch_status(kubectl, "imgpool/shortest", {"rollout": {"stable": "tiny-1"}, "conditions": [READY]})
+    status = {"desiredReplicas": 1, "rollout": {"stable": "tiny-1"}, "conditions": [READY]}
+    patch_status(kubectl, "imgpool/shortest", status)
     (_, row) = table(kubectl("get", "imgpool"))
     assert row[:-1] == ["shortest", "False", "1", "tiny", "tiny-1", "WorkersStarting"]
 
