@@ -99,7 +99,8 @@ def workers_of(fleet: Fleet) -> dict[str, str]:
         for line in fleet.cluster.kubectl(
             "logs", pod["metadata"]["name"], namespace=fleet.namespace
         ).splitlines():
-            entry = json.loads(line)
+            # Warnings, of a watch that was refused for example, are plain text.
+            entry = json.loads(line) if line.startswith("{") else {}
             if entry.get("worker"):
                 found[entry["request_id"]] = entry["worker"].rpartition("/")[2]
     return found
