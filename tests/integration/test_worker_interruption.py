@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -21,7 +20,6 @@ from tests.integration.worker_process import (
     connect,
     end,
     entries,
-    picture,
     start_worker,
 )
 
@@ -72,18 +70,6 @@ async def metric(worker: Worker, name: str) -> float:
         line for line in lines if line.startswith(f"imagefleet_worker_{name}_total{{") and "tiny-1" in line
     ]
     return sum(float(line.split()[-1]) for line in found)
-
-
-async def test_interactive_requests_go_before_a_running_one_of_class_batch(workers: list[Worker]) -> None:
-    worker = workers[1]
-    undisturbed = picture(await worker.generate(steps=MANY_STEPS, seed=3))
-    slow = asyncio.create_task(worker.generate(steps=MANY_STEPS, seed=3, priority="batch"))
-    await until_steps(worker)
-    for _ in range(3):
-        assert (await worker.generate(**OTHER_SIZE)).status_code == 200
-        assert not slow.done()
-    assert np.array_equal(np.asarray(picture(await slow)), np.asarray(undisturbed))
-    assert await metric(worker, "preempted") >= 1
 
 
 async def test_only_the_operator_may_interrupt(workers: list[Worker]) -> None:
