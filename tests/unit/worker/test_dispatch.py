@@ -3,10 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.errors import ApiError
 from imagefleet_runtime.worker.planning import State
@@ -17,20 +15,6 @@ from tests.unit.worker.engine_fakes import PlayedEngine
 from tests.unit.worker.test_waiting import make_job
 
 pytestmark = pytest.mark.timeout(30)  # one that waits for an order that does not come fails soon
-
-
-@pytest_asyncio.fixture
-async def desk() -> AsyncIterator[Desk]:
-    desk = Desk()
-    yield desk
-    desk.running.cancel()
-    for engine in desk.engines.values():
-        engine.process.kill()
-
-
-@pytest.fixture
-def engine(desk: Desk) -> PlayedEngine:
-    return desk.engines["a"]
 
 
 async def answered(job: Job) -> tuple[bytes, ...]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from imagefleet_runtime.worker import checkpoint, resuming
 from imagefleet_runtime.worker.body import GenerateBody
 from imagefleet_runtime.worker.checkpoint import Checkpoint
@@ -26,20 +24,6 @@ from tests.unit.worker.test_waiting import make_job, make_model
 pytestmark = pytest.mark.timeout(60)  # one that waits for an order that does not come fails soon
 
 STEPS = 20
-
-
-@pytest_asyncio.fixture
-async def desk() -> AsyncIterator[Desk]:
-    desk = Desk()
-    yield desk
-    desk.running.cancel()
-    for engine in desk.engines.values():
-        engine.process.kill()
-
-
-@pytest.fixture
-def engine(desk: Desk) -> PlayedEngine:
-    return desk.engines["a"]
 
 
 async def interrupted(job: Job) -> InterruptedRequestError:

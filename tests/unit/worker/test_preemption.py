@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagefleet_runtime.worker import scheduling
@@ -212,20 +210,6 @@ def _play(batches: list[tuple[int, Key, int]], every: int, counter: Counter) -> 
 
 
 # As engines are told
-
-
-@pytest_asyncio.fixture
-async def desk() -> AsyncIterator[Desk]:
-    desk = Desk()
-    yield desk
-    desk.running.cancel()
-    for engine in desk.engines.values():
-        engine.process.kill()
-
-
-@pytest.fixture
-def engine(desk: Desk) -> PlayedEngine:
-    return desk.engines["a"]
 
 
 async def test_an_interactive_request_of_another_size_goes_before_a_running_batch_which_goes_on_after_it(
