@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 from imagefleet_runtime.worker.checkpoint import (
     FORMAT,
     Checkpoint,
@@ -21,6 +20,7 @@ from imagefleet_runtime.worker.checkpoint import (
 from imagefleet_runtime.worker.messages import AdapterUse, Draw
 from safetensors.numpy import save
 
+from tests.unit.worker.corruption import corrupted
 from tests.unit.worker.test_waiting import draw, make_model
 
 CHECKPOINT = Checkpoint(
@@ -88,13 +88,8 @@ def test_what_is_no_checkpoint_is_refused(data: bytes) -> None:
         read(data)
 
 
-@given(st.binary(max_size=300) | st.tuples(st.integers(0, len(GOOD) - 1), st.integers(0, 255)))
-def test_no_bytes_do_anything_but_read_or_be_refused(change: bytes | tuple[int, int]) -> None:
-    if isinstance(change, bytes):
-        data = change
-    else:
-        place, value = change
-        data = GOOD[:place] + bytes([value]) + GOOD[place + 1 :]
+@given(corrupted(GOOD, 300))
+def test_no_bytes_do_anything_but_read_or_be_refused(data: bytes) -> None:
     try:
         assert isinstance(read(data), Checkpoint)
     except CheckpointError:
