@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.messages import AdapterUse, Draw
 
+from tests.integration.engine.examples import A_FEW
 from tests.integration.engine.limits import OTHER, SAME
 
 if TYPE_CHECKING:
@@ -76,13 +77,7 @@ def test_adapters_never_leak_into_other_drawings(
         max_size=5,
     )
 
-    @settings(
-        max_examples=8,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        derandomize=True,
-    )
+    @A_FEW
     @given(draws=draws)
     def check(draws: list[Draw]) -> None:
         ended = {}

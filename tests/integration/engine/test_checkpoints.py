@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.checkpoint import CheckpointError
 from imagefleet_runtime.worker.messages import AdapterUse, Draw
 
+from tests.integration.engine.examples import A_FEW
 from tests.integration.engine.limits import EXACT, FAMILIES, OTHER, SAME
 
 if TYPE_CHECKING:
@@ -51,13 +52,7 @@ def test_any_family_goes_on_in_another_engine_as_if_nothing_had_happened(
     loras.write(folder(family), tmp_path, part="denoiser", seed=1)
     first, second = (load(folder(family), adapters={"pixel": str(tmp_path)}) for _ in range(2))
 
-    @settings(
-        max_examples=8,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        derandomize=True,
-    )
+    @A_FEW
     @given(draw=_draws(), stops=st.tuples(st.integers(1, 2), st.integers(0, 1)))
     def check(draw: Draw, stops: tuple[int, int]) -> None:
         undisturbed = draw_one(first, draw)

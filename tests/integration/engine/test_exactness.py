@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from imagefleet_runtime.worker.messages import Draw
 
+from tests.integration.engine.examples import A_FEW
 from tests.integration.engine.limits import FAMILIES, OTHER, SAME
 
 if TYPE_CHECKING:
@@ -106,14 +107,7 @@ def test_any_schedule_gives_the_pictures_of_bare_diffusers(
 
     pipeline, reference = engine(family), bare(family)
 
-    # Not shrunk: every attempt draws many pictures.
-    @settings(
-        max_examples=8,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-        derandomize=True,
-    )
+    @A_FEW
     @given(visits=_visits(), lanes=st.integers(1, 3))
     def check(visits: list[Visit], lanes: int) -> None:
         play = _Play(pipeline)
