@@ -172,7 +172,7 @@ class Line:
         for place in [*self._interactive, *self._batch]:
             self._count(place, -1)
             goes_on = not place.waiter.look()
-            place.lane = place.lane
+            place.lane = place.waiter.lane
             self._count(place, 1)
             if goes_on:
                 self._go(place, None)

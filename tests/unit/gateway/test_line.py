@@ -223,6 +223,25 @@ async def test_a_change_of_the_cluster_ends_the_wait_of_those_that_it_concerns(
     stays.cancel()
 
 
+async def test_who_may_go_elsewhere_after_a_change_is_held_up_by_nobody_of_its_former_lane(
+    line: Line, gate: Gate
+) -> None:
+    stuck = asyncio.create_task(line.wait(Request(gate, placed=lambda _: Wait.FULL), 60))
+    request = Request(gate, arrived=NOW + 1, placed=lambda _: Wait.FULL)
+
+    def look() -> bool:
+        request.lane, request.placed, gate.seconds = "another", None, 1.0
+        return True
+
+    request.seen = look
+    moved = asyncio.create_task(line.wait(request, 60))
+    await until(lambda: len(line) == 2)
+    line.changed()
+    assert await moved
+    assert len(line) == 1
+    stuck.cancel()
+
+
 async def test_time_alone_makes_room(line: Line, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(line_module, "TICK_SECONDS", 0.001)
     asked = 0
