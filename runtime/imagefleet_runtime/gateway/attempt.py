@@ -50,9 +50,6 @@ class Bearers(Protocol):
 
 def _drawn(reply: Reply | Stream, queued: float | None) -> bool:
     """Whether a reply is to a request that was drawn, at least in part. `queued`: what it says of the time before."""
-    if reply.status == 503 and isinstance(reply, Reply):
-        found = read_interruption(reply.body)
-        return found is not None and found.steps_done > 0
     return reply.status == 200 or (reply.status in (400, 500) and queued is not None)
 
 
@@ -119,7 +116,7 @@ class Attempts:
             except ApiError as error:
                 self._failed(trace, error.status, error.code)
                 raise
-        return reply if isinstance(reply, Relay) else self._judge(choice, load, reply, trace)
+        return reply if isinstance(reply, Relay) else self._judge(visit, load, reply, plan, trace)
 
     def _failed(self, trace: Trace, status: int, code: str) -> None:
         """An attempt was not served."""
@@ -186,10 +183,18 @@ class Attempts:
         self._began(visit, stream, plan, trace)
         return relay
 
-    def _began(self, visit: Visit, reply: Reply | Stream, plan: work.Plan, trace: Trace) -> None:
+    def _began(
+        self,
+        visit: Visit,
+        reply: Reply | Stream,
+        plan: work.Plan,
+        trace: Trace,
+        interruption: Interruption | None = None,
+    ) -> None:
         """Count the request as started, once, where the worker says that it drew."""
         queued = measured(reply.header(b"x-imagefleet-queue-seconds"))
-        if trace.began or not _drawn(reply, queued):
+        drawn = _drawn(reply, queued) if interruption is None else interruption.steps_done > 0
+        if trace.began or not drawn:
             return
         trace.began = True
         allowed = work.allowed_wait(plan.body, visit.choice.share.scaling.wait_seconds)
@@ -203,15 +208,19 @@ class Attempts:
         if trace.breaks > 1:
             raise trace.failure from error
 
-    def _judge(self, choice: Choice, load: WorkerLoad, reply: Reply, trace: Trace) -> Reply | None:
+    def _judge(
+        self, visit: Visit, load: WorkerLoad, reply: Reply, plan: work.Plan, trace: Trace
+    ) -> Reply | None:
         """The reply, where it stands; None where another worker may serve the request.
 
         Raises ApiError and SuspendedError.
         """
+        choice = visit.choice
         if reply.status == 200:
             return reply
         found = read_interruption(reply.body) if reply.status == 503 else None
         if found is not None:
+            self._began(visit, reply, plan, trace, found)
             self.interrupted(choice.worker, found, trace)
             return None
         code, message = read_error(reply.body)

@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from random import SystemRandom
 
 from . import routing, work
@@ -45,8 +44,6 @@ class Dispatcher:
         split: Split,
         cache: Cache,
         bodies: Budget,
-        *,
-        wall: Callable[[], float] = time.time,
     ) -> None:
         self._around = around
         self._fleet = around.fleet
@@ -57,7 +54,6 @@ class Dispatcher:
         self._split = split
         self._cache = cache
         self._bodies = bodies
-        self._wall = wall
 
     async def generate(self, request: work.Request, trace: Trace) -> Reply | Course:
         """A worker's reply that stands, or its stream, whose first event has arrived. Raises ApiError.
@@ -241,7 +237,7 @@ class _Run:
         """Whole seconds until it is worth to send the request again: what waits goes before it."""
         shares = self._seeker.tiers[0]
         held = self._d._metrics.held_work_seconds({(share.namespace, share.pool) for share in shares})
-        return retry_after(shares, self._d._fleet.loads, self._d._clock(), self._d._wall(), held)
+        return retry_after(shares, self._d._fleet.loads, self._d._clock(), self._d._around.wall(), held)
 
     def _count(self, share: Share, work_seconds: float) -> None:
         """Count the request and its work as arrived, once."""
