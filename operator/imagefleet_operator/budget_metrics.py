@@ -10,9 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from imagefleet_operator.plan.spend_types import HOUR
 from imagefleet_operator.plan.types import Json, Parent, PoolSpec
 
-HOUR = 3600.0
 STATES = ("Within", "Throttled", "Degraded", "Exhausted")
 POOL = ("namespace", "pool")
 Samples = Iterator[tuple[tuple[str, ...], float]]

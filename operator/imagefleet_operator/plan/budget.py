@@ -8,10 +8,8 @@ from imagefleet_operator.plan.ceiling import PAUSE_SECONDS, REACT_SECONDS, Fleet
 from imagefleet_operator.plan.conditions import Verdict, timestamp
 from imagefleet_operator.plan.spend import DAY, PENDING, count, read_spend, spend_status
 from imagefleet_operator.plan.spend_types import HOUR, BudgetSpec, Hold, Spend
-from imagefleet_operator.plan.types import Json, Pod, PoolObserved, PoolSpec
+from imagefleet_operator.plan.types import Json, Pod, PoolObserved, PoolSpec, grace_seconds
 
-GRACE_SECONDS = 30
-"""That a worker has over ``maxRequestSeconds`` to end."""
 WITHIN, THROTTLED, DEGRADED, EXHAUSTED = "Within", "Throttled", "Degraded", "Exhausted"
 REASONS = {WITHIN: "WithinBudget", THROTTLED: "BudgetThrottled", DEGRADED: "BudgetDegraded"}
 LOOK_FIRST, LOOK_LAST = 1.0, 30.0
@@ -133,7 +131,7 @@ def _hold(pod: Pod) -> Hold:
 def _fleet(observed: PoolObserved, spec: PoolSpec, before: int | None, now: float) -> Fleet:
     """Workers beyond what was asked for last are on their way out, whether or not we have been told, and as many may
     come in their place. So may they for workers that are to be replaced."""
-    grace = float(spec.max_request_seconds + GRACE_SECONDS)
+    grace = float(grace_seconds(spec.max_request_seconds))
     pods = [worker.pod for worker in observed.workers if not worker.pod.ended_at]
     there = sum(not pod.deleting for pod in pods)
     state = observed.deployment

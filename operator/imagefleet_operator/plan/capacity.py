@@ -8,13 +8,18 @@ from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
 from imagefleet_operator.plan.conditions import Verdict, timestamp
 from imagefleet_operator.plan.roles import Roles
 from imagefleet_operator.plan.rounding import settled
-from imagefleet_operator.plan.scaling import METRICS_ABSENT, METRICS_STALE, Decision, Inputs, ScalingSpec
+from imagefleet_operator.plan.scaling import (
+    LOAD_SECONDS,
+    METRICS_ABSENT,
+    METRICS_STALE,
+    START_SECONDS,
+    Decision,
+    Inputs,
+    ScalingSpec,
+)
 from imagefleet_operator.plan.types import Json, PoolModel, PoolObserved, PoolSpec, Role, Worker
 
 KEPT_DECISIONS = 5
-START_SECONDS = 60.0
-LOAD_SECONDS = 3.0
-"""What is assumed of workers before one was seen to start, and to load a model."""
 SECONDS_DIGITS = 2
 SECONDS_WITHIN = 0.25
 """A time that differs by less from the published one is the same: starts differ by themselves."""

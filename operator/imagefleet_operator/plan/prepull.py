@@ -6,6 +6,7 @@ A DaemonSet ``P-prepull`` does it, wherever the pool's workers may run.
 from dataclasses import dataclass, replace
 
 from imagefleet_operator.plan.conditions import Verdict
+from imagefleet_operator.plan.spot import workers_name
 from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, PoolSpec
 from imagefleet_operator.plan.verdicts import is_usable
 from imagefleet_operator.plan.workers import NodeCache, WorkerDefaults, distinct, verify_arguments
@@ -40,7 +41,7 @@ class PrePullSpec:
     @property
     def account(self) -> str:
         """The workers' own: where sources have no Secret, it is what reads them."""
-        return f"{self.pool}-workers"
+        return workers_name(self.pool)
 
 
 def name(pool: str) -> str:

@@ -52,6 +52,10 @@ DECIDE_SECONDS = 2.0
 STALE_SECONDS = 60.0
 """Age at which figures of gateways and workers say nothing of now."""
 
+START_SECONDS = 60.0
+LOAD_SECONDS = 3.0
+"""What is assumed of workers before one was seen to start, and to load a model."""
+
 METRICS_ABSENT = "MetricsAbsent"
 """No gateway or worker has said anything yet: no opinion."""
 METRICS_STALE = "MetricsStale"
@@ -83,9 +87,9 @@ class ScalingSpec:
     """A request is in time where it starts this soon after its arrival."""
     objective: float = 0.99
     """Share of the requests that is to be in time."""
-    start_seconds: float = 60.0
+    start_seconds: float = START_SECONDS
     """From a decision until a worker is ready."""
-    load_seconds: float = 3.0
+    load_seconds: float = LOAD_SECONDS
     """From then until its first model is loaded."""
     zero_seconds: float = 600.0
     """Without a request for so long a pool that may goes to zero."""

@@ -41,6 +41,14 @@ class PoolModel:
         return tuple(dict.fromkeys([*named, self.shadow.model] if self.shadow else named))
 
 
+def grace_seconds(max_request_seconds: int) -> int:
+    """What a worker's pod has to end: the longest request that it may have begun, and 30 s.
+
+    Worked example: 300 is 330.
+    """
+    return max_request_seconds + 30
+
+
 @dataclass(frozen=True, slots=True)
 class PoolSpec:
     """An InferencePool's spec, defaults filled in."""

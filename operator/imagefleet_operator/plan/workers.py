@@ -8,7 +8,7 @@ from imagefleet_operator.plan import spot
 from imagefleet_operator.plan.budget import asked, plan_budget
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT, SpotSpec
 from imagefleet_operator.plan.surge import max_unavailable
-from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, SourceSpec
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolObserved, SourceSpec, grace_seconds
 
 AUTOMATIC_CLASS = "AutoPipelineForText2Image"
 """Takes any class that the folder names, so there is nothing to check."""
@@ -82,6 +82,11 @@ class WorkersSpec:
     spot: SpotSpec | None = None
     """Where set, ``replicas`` and ``max_unavailable`` are those of the workers on spot nodes."""
     on_demand: OnDemandSpec | None = None
+
+    @property
+    def grace_seconds(self) -> int:
+        """What a pod has to end."""
+        return grace_seconds(self.max_request_seconds)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from imagefleet_operator.plan.spend_types import Counted
 from imagefleet_operator.plan.types import Name
-from imagefleet_operator.store.figures import MOST, InvalidFiguresError
+from imagefleet_operator.store.figures import InvalidFiguresError, amount
 
 MOST_GONE = 64
 """Gateways that have gone and whose last words are kept: a pool's status is written with a lag."""
@@ -24,7 +24,7 @@ def read_counts(body: Any) -> tuple[str, dict[Name, Counted]]:
         for entry in body.get("tenants") or ():
             pool = intern(str(entry["namespace"])), intern(str(entry["pool"]))
             key = intern(str(entry["model"])), intern(str(entry["tenant"]))
-            work, under_way = _seconds(entry, "workSeconds"), _seconds(entry, "inFlightSeconds")
+            work, under_way = amount(entry, "workSeconds"), amount(entry, "inFlightSeconds")
             if work is None:
                 continue
             drawn.setdefault(pool, {})[key] = work
@@ -34,13 +34,6 @@ def read_counts(body: Any) -> tuple[str, dict[Name, Counted]]:
         return str(body.get("started") or ""), found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidFiguresError(f"{type(error).__name__}: {error}") from error
-
-
-def _seconds(entry: Mapping[str, Any], key: str) -> float | None:
-    value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MOST:
-        return None
-    return float(value)
 
 
 class Counts:

@@ -107,7 +107,13 @@ def number(body: Mapping[str, Any], key: str) -> float | None:
     return float(value)
 
 
+def amount(body: Mapping[str, Any], key: str) -> float | None:
+    """A field as a number that is not negative; None where it is none."""
+    value = number(body, key)
+    return value if value is not None and value >= 0 else None
+
+
 def whole(body: Mapping[str, Any], key: str) -> int | None:
     """A field as a count; None where it is none."""
-    value = number(body, key)
-    return int(value) if value is not None and value >= 0 and value.is_integer() else None
+    value = amount(body, key)
+    return int(value) if value is not None and value.is_integer() else None

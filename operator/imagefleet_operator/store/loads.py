@@ -13,7 +13,7 @@ from typing import Any
 
 from imagefleet_operator.plan.capacity_types import Load, ModelLoad
 from imagefleet_operator.plan.types import Name
-from imagefleet_operator.store.figures import InvalidFiguresError, number, whole
+from imagefleet_operator.store.figures import InvalidFiguresError, amount, whole
 
 Route = tuple[str, str, str]
 """Namespace, pool and ImageModel."""
@@ -50,21 +50,16 @@ def _route(body: Mapping[str, Any]) -> Route:
 def _said(body: Mapping[str, Any]) -> Said:
     started, late = _whole(body, "started"), _whole(body, "late")
     load = ModelLoad(
-        arrived_seconds=_number(body, "arrivedWorkSeconds") or 0.0,
+        arrived_seconds=amount(body, "arrivedWorkSeconds") or 0.0,
         arrived=_whole(body, "arrived"),
         started=started,
         late=late,
         held=_whole(body, "held"),
         running=_whole(body, "running"),
-        held_seconds=_number(body, "heldWorkSeconds") or 0.0,
-        oldest_seconds=_number(body, "oldestHeldSeconds") or 0.0,
+        held_seconds=amount(body, "heldWorkSeconds") or 0.0,
+        oldest_seconds=amount(body, "oldestHeldSeconds") or 0.0,
     )
-    return Said(load, _number(body, "secondsSinceArrival"))
-
-
-def _number(body: Mapping[str, Any], key: str) -> float | None:
-    value = number(body, key)
-    return value if value is not None and value >= 0 else None
+    return Said(load, amount(body, "secondsSinceArrival"))
 
 
 def _whole(body: Mapping[str, Any], key: str) -> int:

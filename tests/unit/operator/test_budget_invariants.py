@@ -5,12 +5,12 @@ from math import floor
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from imagefleet_operator.plan.budget import GRACE_SECONDS, plan_budget, unrecorded
+from imagefleet_operator.plan.budget import plan_budget, unrecorded
 from imagefleet_operator.plan.ceiling import PAUSE_SECONDS, REACT_SECONDS
 from imagefleet_operator.plan.spend import DAY, read_spend
 from imagefleet_operator.plan.spend_types import BudgetSpec
 from imagefleet_operator.plan.status import write_delay
-from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved
+from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved, grace_seconds
 
 from tests.unit.operator import make
 
@@ -66,7 +66,7 @@ class World:
 
     @property
     def grace(self) -> float:
-        return self.max_request_seconds + GRACE_SECONDS
+        return grace_seconds(self.max_request_seconds)
 
     def spent(self, day: float) -> float:
         """GPU-seconds that were really held in a day, up to now."""
