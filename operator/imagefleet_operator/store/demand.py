@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from imagefleet_operator.plan.types import Name
-from imagefleet_operator.store.loads import Route, Said
+from imagefleet_operator.store.loads import Route, Said, grown
 
 HALF_LIFE = 600.0
 """Seconds after which work that came counts half."""
@@ -35,14 +35,11 @@ class Recent:
 
 
 def arrived_since(before: Mapping[Route, Said], after: Mapping[Route, Said]) -> dict[Route, float]:
-    """GPU-seconds that came between two answers of one gateway, of the models for which any did.
-
-    A counter that is lower than before has begun anew. Worked example: 5 then 7 is 2; 5 then 1 is 1; none then 3 is 3.
-    """
+    """GPU-seconds that came between two answers of one gateway, of the models for which any did."""
     found = {}
     for key, said in after.items():
-        known, now = before[key].load.arrived_seconds if key in before else 0.0, said.load.arrived_seconds
-        came = now - known if now >= known else now
+        known = before.get(key)
+        came = grown(known.load if known is not None else None, said.load).arrived_seconds
         if came > 0:
             found[key] = came
     return found

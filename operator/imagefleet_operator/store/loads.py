@@ -127,21 +127,35 @@ class Loads:
 
     def _count(self, route: Route, old: ModelLoad | None, new: ModelLoad) -> bool:
         """Add what a gateway counted since it spoke last; whether requests came."""
-        before = old if old is not None and _goes_on(old, new) else ModelLoad()
-        models = self._counted[route[:2]]
+        models, more = self._counted[route[:2]], grown(old, new)
         sums = models.get(route[2], ModelLoad())
         models[route[2]] = ModelLoad(
-            arrived_seconds=sums.arrived_seconds + new.arrived_seconds - before.arrived_seconds,
-            arrived=sums.arrived + new.arrived - before.arrived,
-            started=sums.started + new.started - before.started,
-            late=sums.late + new.late - before.late,
+            arrived_seconds=sums.arrived_seconds + more.arrived_seconds,
+            arrived=sums.arrived + more.arrived,
+            started=sums.started + more.started,
+            late=sums.late + more.late,
         )
-        return new.arrived_seconds > before.arrived_seconds
+        return more.arrived_seconds > 0
 
     def _arrived(self, pool: Name, came: bool, said: Said, now: float) -> None:
         at = now - said.since_arrival if said.since_arrival is not None else now if came else None
         if at is not None:
             self._arrival[pool] = max(at, self._arrival.get(pool, at))
+
+
+def grown(old: ModelLoad | None, new: ModelLoad) -> ModelLoad:
+    """What a gateway counted of a model since it spoke before: all of it, where it had said nothing of the model, or
+    has begun anew since.
+
+    Worked example: 5 then 7 is 2; 5 then 1 is 1; none then 3 is 3.
+    """
+    before = old if old is not None and _goes_on(old, new) else ModelLoad()
+    return ModelLoad(
+        arrived_seconds=new.arrived_seconds - before.arrived_seconds,
+        arrived=new.arrived - before.arrived,
+        started=new.started - before.started,
+        late=new.late - before.late,
+    )
 
 
 def _goes_on(old: ModelLoad, new: ModelLoad) -> bool:
