@@ -5,21 +5,17 @@ The tiny models and pictures of few steps, so that what is measured is the fleet
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from bench._fleet import fleet
 from bench.report import figure, progress
-from tests.cluster.cluster import Cluster, wait_for
-from tests.cluster.fleet import IMAGE_MOUNTS, Fleet
+from tests.cluster.cluster import wait_for
 from tests.e2e.callers import Callers
 from tests.e2e.images import tiny_model, wait_ready
 from tests.e2e.rollouts.pools import NAME, Json, Pool
-from tests.plugins.cluster import Kubectl
 
-NAMESPACE = "bench"
 STABLE, CANARY = "tiny-1", "tiny-2"
 WEIGHTS = (5, 50)
 REQUESTS = 1000
@@ -43,19 +39,12 @@ def measured() -> None:
 @contextmanager
 def _pool() -> Iterator[Pool]:
     """One worker that serves the stable model."""
-    with tempfile.TemporaryDirectory(prefix="imagefleet-bench-") as folder:
-        cluster = Cluster.start(Path(folder, "cluster"), image_mounts=IMAGE_MOUNTS, owned=True)
-        try:
-            fleet = Fleet(cluster)
-            fleet.install()
-            cluster.kubectl("create", "namespace", NAMESPACE)
-            pool = Pool(fleet, Kubectl(cluster, NAMESPACE))
-            pool.kubectl.apply("---\n".join(map(tiny_model, (STABLE, CANARY))))
-            pool.apply(_manifest(STABLE))
-            wait_ready(pool.kubectl, NAME)
-            yield pool
-        finally:
-            cluster.stop()
+    with fleet() as (installed, kubectl):
+        kubectl.apply("---\n".join(map(tiny_model, (STABLE, CANARY))))
+        pool = Pool(installed, kubectl)
+        pool.apply(_manifest(STABLE))
+        wait_ready(kubectl, NAME)
+        yield pool
 
 
 def _manifest(model: str, weight: int = 0) -> Json:

@@ -11,30 +11,25 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 
+from bench._fleet import NAMESPACE, fleet
 from bench.report import figure, progress
-from tests.cluster.cluster import Cluster
-from tests.cluster.fleet import IMAGE_MOUNTS, Fleet
 from tests.e2e.capacity.pools import NAME, Json, Pool
 from tests.e2e.images import draw, tiny_model
-from tests.plugins.cluster import Kubectl
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
-NAMESPACE = "bench"
 MODEL = "tiny-1"
 PROMISED_SECONDS = 2.0
 
 
 def main() -> None:
     """Measure and print all."""
-    with _fleet() as pool:
+    with _pool() as pool:
         _apply(pool, warm=0)
         patches, pictures = zip(*(_from_zero(pool, n) for n in range(ROUNDS)), strict=True)
         _apply(pool, warm=1)
@@ -50,18 +45,10 @@ def _report(name: str, seconds: Sequence[float], promised: float | None = None) 
 
 
 @contextmanager
-def _fleet() -> Iterator[Pool]:
-    with tempfile.TemporaryDirectory(prefix="imagefleet-bench-") as folder:
-        cluster = Cluster.start(Path(folder, "cluster"), image_mounts=IMAGE_MOUNTS, owned=True)
-        try:
-            fleet = Fleet(cluster)
-            fleet.install()
-            cluster.kubectl("create", "namespace", NAMESPACE)
-            pool = Pool(fleet, Kubectl(cluster, NAMESPACE))
-            pool.kubectl.apply(tiny_model(MODEL))
-            yield pool
-        finally:
-            cluster.stop()
+def _pool() -> Iterator[Pool]:
+    with fleet() as (installed, kubectl):
+        kubectl.apply(tiny_model(MODEL))
+        yield Pool(installed, kubectl)
 
 
 def _apply(pool: Pool, *, warm: int) -> None:

@@ -32,6 +32,12 @@ def on_the_hub(hub: Hub) -> str:
     return yaml.safe_dump(secret) + "---\n" + manifest("ImageModel", "shapes", {"source": source})
 
 
+def verified(kubectl: Kubectl, hub: Hub) -> None:
+    """The model is there, and its verification has fetched its files."""
+    kubectl.apply(on_the_hub(hub))
+    kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", "--timeout=90s")
+
+
 def weights(cache: Path) -> list[Path]:
     return [path for path in cache.rglob("*.safetensors") if path.stat().st_size]
 
@@ -47,8 +53,7 @@ def test_a_node_has_a_models_files_before_the_first_worker_comes(
 ) -> None:
     hub = Hub(files_of(models / "shapes"), token="of-the-tests")
     with hub.running():
-        kubectl.apply(on_the_hub(hub))
-        kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", "--timeout=90s")
+        verified(kubectl, hub)
         empty(cache)
         kubectl.apply(preparing())
         told = await_condition(kubectl, POOL, "thumbs", "PrePulled=True/PrePulled", seconds=90)
@@ -66,8 +71,7 @@ def test_a_model_that_cannot_be_fetched_is_tried_again_and_told_of(
 ) -> None:
     hub = Hub(files_of(models / "shapes"), token="of-the-tests")
     with hub.running():
-        kubectl.apply(on_the_hub(hub))
-        kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", "--timeout=90s")
+        verified(kubectl, hub)
     empty(cache)
     kubectl.apply(preparing())
     await_condition(kubectl, POOL, "thumbs", "PrePulled=False/PrePulling")
