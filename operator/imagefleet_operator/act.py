@@ -8,9 +8,10 @@ from imagefleet_operator.client import ApiError, KubeClient
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.kinds import CHILDREN, Kind
 from imagefleet_operator.plan import drift
+from imagefleet_operator.plan.cluster_types import Child
 from imagefleet_operator.plan.conditions import News, Transition, transitions
 from imagefleet_operator.plan.story import story
-from imagefleet_operator.plan.types import Child, Json, Parent, Refusal
+from imagefleet_operator.plan.types import Json, Parent, Refusal
 from imagefleet_operator.render import hash_of
 from imagefleet_operator.store.records import child_record, our_fields
 from imagefleet_operator.store.store import Key, Store

@@ -14,9 +14,10 @@ from imagefleet_operator.client import ApiError, KubeClient
 from imagefleet_operator.kinds import POD
 from imagefleet_operator.observe import observe_worker
 from imagefleet_operator.plan import policy
+from imagefleet_operator.plan.cluster_types import Pod, Role
 from imagefleet_operator.plan.policy import Annotate, Cost, Policy, Put
 from imagefleet_operator.plan.pool import POLL_UNSETTLED
-from imagefleet_operator.plan.types import Json, Name, Pod, Report, Role
+from imagefleet_operator.plan.types import Json, Name, Report
 from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.records import DELETION_COST_ANNOTATION, PLACEMENT_ANNOTATION
 from imagefleet_operator.store.store import Key, Store, WorkerState

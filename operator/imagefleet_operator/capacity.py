@@ -14,11 +14,12 @@ from imagefleet_operator.plan import learned, spot
 from imagefleet_operator.plan.behavior import Past
 from imagefleet_operator.plan.capacity import Capacity, Learned, Made
 from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.conditions import Verdict, find
 from imagefleet_operator.plan.forecast import Forecaster
 from imagefleet_operator.plan.roles import Roles, Standing, Wanted, assign
 from imagefleet_operator.plan.scaling import BOUNDED, CAUTION_FIRST, DECIDE_SECONDS, Decision, Memory, decide
-from imagefleet_operator.plan.types import Json, Name, PoolObserved, PoolSpec, Role
+from imagefleet_operator.plan.types import Json, Name, PoolObserved, PoolSpec
 from imagefleet_operator.plan.warm import next_change, warm_replicas
 
 EXTERNAL = "External"

@@ -7,9 +7,10 @@ from typing import Any
 from imagefleet_operator import metrics
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.kinds import POOL
+from imagefleet_operator.plan.cluster_types import Pod
 from imagefleet_operator.plan.conditions import News
 from imagefleet_operator.plan.spot import Interruption
-from imagefleet_operator.plan.types import Parent, Pod
+from imagefleet_operator.plan.types import Parent
 
 REMEMBERED = 4096
 

@@ -20,8 +20,9 @@ from imagefleet_operator.handlers import make_registry, make_settings
 from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import MODEL, POOL
 from imagefleet_operator.nodes import NodeWatch
+from imagefleet_operator.plan.cluster_types import Pod, Role
 from imagefleet_operator.plan.policy import Policy
-from imagefleet_operator.plan.types import Name, Pod, Role
+from imagefleet_operator.plan.types import Name
 from imagefleet_operator.queue import WorkQueue
 from imagefleet_operator.reconcile import Reconciler
 from imagefleet_operator.rollout_metrics import RolloutMetrics

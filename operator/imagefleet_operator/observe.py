@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from imagefleet_operator.plan import policy, prepull, spot, verdicts
+from imagefleet_operator.plan.cluster_types import DaemonSetState, DeploymentState, Pod
 from imagefleet_operator.plan.rollout_types import NameFigures
 from imagefleet_operator.plan.types import (
     Copy,
-    DaemonSetState,
-    DeploymentState,
     ModelObserved,
     ModelSpec,
     Parent,
-    Pod,
     PoolObserved,
     PoolSpec,
     Refusal,

@@ -15,6 +15,7 @@ from imagefleet_operator.observe import observe_model, observe_pool
 from imagefleet_operator.plan import prepull, spot, surge
 from imagefleet_operator.plan.budget import unrecorded
 from imagefleet_operator.plan.capacity import applied
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.model import plan_model
 from imagefleet_operator.plan.moves import HOLD_SECONDS, Move, told
 from imagefleet_operator.plan.policy import Policy
@@ -22,16 +23,7 @@ from imagefleet_operator.plan.pool import plan_pool
 from imagefleet_operator.plan.prepull import prepull_spec
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT
 from imagefleet_operator.plan.status import write_delay
-from imagefleet_operator.plan.types import (
-    Json,
-    ModelSpec,
-    Name,
-    Parent,
-    PoolObserved,
-    PoolSpec,
-    Refusal,
-    Role,
-)
+from imagefleet_operator.plan.types import Json, ModelSpec, Name, Parent, PoolObserved, PoolSpec, Refusal
 from imagefleet_operator.plan.workers import WorkerDefaults, verify_spec, workers_spec
 from imagefleet_operator.render import pool_children, prepull_daemon_set, verify_job
 from imagefleet_operator.store.store import Key, Store

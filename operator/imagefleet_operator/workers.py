@@ -8,7 +8,8 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from imagefleet_operator.plan.types import Json, Pod, Report
+from imagefleet_operator.plan.cluster_types import Pod
+from imagefleet_operator.plan.types import Json, Report
 from imagefleet_operator.pod_http import CallError, PodClient
 from imagefleet_operator.store.reports import InvalidReportError, read_report
 

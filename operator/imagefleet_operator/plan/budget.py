@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from imagefleet_operator.plan.ceiling import PAUSE_SECONDS, REACT_SECONDS, Fleet, ceiling, safe_seconds
+from imagefleet_operator.plan.cluster_types import Pod
 from imagefleet_operator.plan.conditions import Verdict, timestamp
 from imagefleet_operator.plan.spend import DAY, PENDING, count, read_spend, spend_status
 from imagefleet_operator.plan.spend_types import HOUR, BudgetSpec, Hold, Spend
-from imagefleet_operator.plan.types import Json, Pod, PoolObserved, PoolSpec, grace_seconds
+from imagefleet_operator.plan.types import Json, PoolObserved, PoolSpec, grace_seconds
 
 WITHIN, THROTTLED, DEGRADED, EXHAUSTED = "Within", "Throttled", "Degraded", "Exhausted"
 REASONS = {WITHIN: "WithinBudget", THROTTLED: "BudgetThrottled", DEGRADED: "BudgetDegraded"}

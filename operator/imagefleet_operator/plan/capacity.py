@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from imagefleet_operator.plan.capacity_types import ModelLoad, PoolScaling
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.conditions import Verdict, timestamp
 from imagefleet_operator.plan.roles import Roles
 from imagefleet_operator.plan.rounding import settled
@@ -17,7 +18,7 @@ from imagefleet_operator.plan.scaling import (
     Inputs,
     ScalingSpec,
 )
-from imagefleet_operator.plan.types import Json, PoolModel, PoolObserved, PoolSpec, Role, Worker
+from imagefleet_operator.plan.types import Json, PoolModel, PoolObserved, PoolSpec, Worker
 
 KEPT_DECISIONS = 5
 SECONDS_DIGITS = 2

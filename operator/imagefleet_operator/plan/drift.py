@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from imagefleet_operator.plan.types import Child, Json
+from imagefleet_operator.plan.cluster_types import Child
+from imagefleet_operator.plan.types import Json
 
 
 class Action(Enum):

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, Role, SourceSpec, Worker
+from imagefleet_operator.plan.cluster_types import Role
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, Report, SourceSpec, Worker
 
 CPU = "cpu"
 """Stands for the accelerator's name where there is none."""

@@ -7,6 +7,7 @@ from imagefleet_operator.plan import conditions, policy, prepull, spot, verdicts
 from imagefleet_operator.plan.accelerator import accelerator_status
 from imagefleet_operator.plan.budget import BudgetPlan, plan_budget, within_budget
 from imagefleet_operator.plan.capacity import Capacity, is_warm, scaling_status
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.entries import Entries, memory, plan_entries, slots, suspended_models
 from imagefleet_operator.plan.entry_status import entries_status, main_entries, suspended
@@ -17,7 +18,7 @@ from imagefleet_operator.plan.placement import place
 from imagefleet_operator.plan.policy import Policy, Step, steps
 from imagefleet_operator.plan.rollout_types import Slo
 from imagefleet_operator.plan.suspension import counting
-from imagefleet_operator.plan.types import Json, Parent, PoolObserved, PoolSpec, Report, Role, Worker
+from imagefleet_operator.plan.types import Json, Parent, PoolObserved, PoolSpec, Report, Worker
 
 POLL_UNSETTLED = 1.0
 """Seconds between looks at a worker while something is to change on it."""

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from imagefleet_operator.plan.types import DeploymentState, Role, Worker
+from imagefleet_operator.plan.cluster_types import DeploymentState, Role
+from imagefleet_operator.plan.types import Worker
 
 UNSEEN_SECONDS = 2.0
 """So long after a worker's placement was withdrawn a gateway may still send it requests: it has to see it first."""

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from imagefleet_operator.plan import surge
+from imagefleet_operator.plan.cluster_types import DeploymentState, Pod
 from imagefleet_operator.plan.conditions import Verdict
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT, SpotSpec
-from imagefleet_operator.plan.types import DeploymentState, Pod, PoolObserved, Worker
+from imagefleet_operator.plan.types import PoolObserved, Worker
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ at a time and their successors take their accelerators. What the scheduler says 
 import re
 from collections.abc import Sequence
 
-from imagefleet_operator.plan.types import DeploymentState, Pod, PoolObserved, PoolSpec
+from imagefleet_operator.plan.cluster_types import DeploymentState, Pod
+from imagefleet_operator.plan.types import PoolObserved, PoolSpec
 
 PATIENCE_SECONDS = 5.0
 """A pod may lack an accelerator for a moment: one that is given back has to be told of by its node first."""

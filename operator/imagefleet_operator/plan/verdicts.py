@@ -3,17 +3,11 @@ wins."""
 
 from collections.abc import Callable, Iterable
 
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.conditions import Verdict, find
 from imagefleet_operator.plan.placement import Placement
 from imagefleet_operator.plan.policy import accelerator, annotated
-from imagefleet_operator.plan.types import (
-    UNSUPPORTED,
-    PoolModel,
-    PoolObserved,
-    PoolSpec,
-    Role,
-    Worker,
-)
+from imagefleet_operator.plan.types import UNSUPPORTED, PoolModel, PoolObserved, PoolSpec, Worker
 from imagefleet_operator.plan.verification import is_verified
 
 SILENT_SECONDS = 30.0

@@ -4,8 +4,9 @@ import json
 from dataclasses import dataclass, field
 
 from imagefleet_operator.plan import conditions
+from imagefleet_operator.plan.cluster_types import JobState
 from imagefleet_operator.plan.conditions import Verdict
-from imagefleet_operator.plan.types import JobState, Json, ModelObserved, ModelSpec, Parent
+from imagefleet_operator.plan.types import Json, ModelObserved, ModelSpec, Parent
 
 MENDING = ("FetchFailed",)
 """Findings that waiting may mend: the check is done again by itself."""

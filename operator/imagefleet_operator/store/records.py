@@ -17,19 +17,15 @@ from imagefleet_operator.api import (
 )
 from imagefleet_operator.api.quantity import quantity_value
 from imagefleet_operator.client import FIELD_MANAGER
-from imagefleet_operator.plan.types import (
+from imagefleet_operator.plan.cluster_types import (
     Child,
     DaemonSetState,
     DeploymentState,
     JobState,
-    Json,
-    ModelSpec,
-    Parent,
     Pod,
-    PoolSpec,
-    SourceSpec,
     Trouble,
 )
+from imagefleet_operator.plan.types import Json, ModelSpec, Parent, PoolSpec, SourceSpec
 from imagefleet_operator.render import HASH_ANNOTATION
 from imagefleet_operator.store.budget_records import budget_record
 from imagefleet_operator.store.rollout_records import entry_record

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from imagefleet_operator.kinds import MODEL, POD, POOL, Kind
-from imagefleet_operator.plan.types import Child, ModelSpec, Name, Parent, Pod, PoolSpec, Report
+from imagefleet_operator.plan.cluster_types import Child, Pod
+from imagefleet_operator.plan.types import ModelSpec, Name, Parent, PoolSpec, Report
 from imagefleet_operator.store.counts import Counts
 from imagefleet_operator.store.demand import Demands
 from imagefleet_operator.store.ledger import Ledger

@@ -3,16 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
+from imagefleet_operator.plan.cluster_types import Child, DeploymentState, JobState, Pod
 from imagefleet_operator.plan.types import (
-    Child,
-    DeploymentState,
-    JobState,
     Json,
     ModelObserved,
     ModelReport,
     ModelSpec,
     Parent,
-    Pod,
     PoolModel,
     PoolObserved,
     PoolSpec,

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagefleet_operator.plan.budget import plan_budget, unrecorded
 from imagefleet_operator.plan.ceiling import PAUSE_SECONDS, REACT_SECONDS
+from imagefleet_operator.plan.cluster_types import DeploymentState
 from imagefleet_operator.plan.spend import DAY, read_spend
 from imagefleet_operator.plan.spend_types import BudgetSpec
 from imagefleet_operator.plan.status import write_delay
-from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved, grace_seconds
+from imagefleet_operator.plan.types import Json, PoolObserved, grace_seconds
 
 from tests.unit.operator import make
 

@@ -7,9 +7,10 @@ import pytest
 from imagefleet_operator.calls import WorkerCalls
 from imagefleet_operator.client import ApiError
 from imagefleet_operator.kinds import POD
+from imagefleet_operator.plan.cluster_types import Pod
 from imagefleet_operator.plan.policy import Policy
 from imagefleet_operator.plan.pool import POLL_UNSETTLED
-from imagefleet_operator.plan.types import Device, Json, Pod, Report
+from imagefleet_operator.plan.types import Device, Json, Report
 from imagefleet_operator.pod_http import CallError
 from imagefleet_operator.store.store import Key, Store, WorkerState
 from imagefleet_operator.workers import WorkerClient

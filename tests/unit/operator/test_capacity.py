@@ -12,9 +12,10 @@ from imagefleet_operator.plan import capacity as plan
 from imagefleet_operator.plan.behavior import Behavior, Rules
 from imagefleet_operator.plan.capacity import Capacity, Learned
 from imagefleet_operator.plan.capacity_types import Load, ModelLoad, PoolScaling, WarmSpec
+from imagefleet_operator.plan.cluster_types import DeploymentState, Role
 from imagefleet_operator.plan.learned import WRITE_SECONDS
 from imagefleet_operator.plan.scaling import CAUTION_FIRST, DECIDE_SECONDS, ScalingSpec
-from imagefleet_operator.plan.types import DeploymentState, Json, PoolObserved, Report, Role, Worker
+from imagefleet_operator.plan.types import Json, PoolObserved, Report, Worker
 
 from tests.unit.operator.make import NOW, observed, pod, pool
 

@@ -1,8 +1,9 @@
 """Whether a child is written."""
 
 import pytest
+from imagefleet_operator.plan.cluster_types import Child
 from imagefleet_operator.plan.drift import Action, covers, decide, owns
-from imagefleet_operator.plan.types import Child, Json
+from imagefleet_operator.plan.types import Json
 
 from tests.unit.operator.make import child
 

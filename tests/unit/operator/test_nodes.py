@@ -12,8 +12,9 @@ from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import POD, POOL, Kind
 from imagefleet_operator.nodes import NodeWatch
+from imagefleet_operator.plan.cluster_types import Pod
 from imagefleet_operator.plan.spot import Interruption
-from imagefleet_operator.plan.types import Json, Pod
+from imagefleet_operator.plan.types import Json
 from imagefleet_operator.store.store import Key, Store
 
 from tests.unit.operator.fakes import Api

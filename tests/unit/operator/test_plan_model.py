@@ -4,18 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+from imagefleet_operator.plan.cluster_types import JobState, Pod, Trouble
 from imagefleet_operator.plan.conditions import REASONS, find
 from imagefleet_operator.plan.model import plan_model
-from imagefleet_operator.plan.types import (
-    Copy,
-    JobState,
-    Json,
-    ModelObserved,
-    Pod,
-    Refusal,
-    SourceSpec,
-    Trouble,
-)
+from imagefleet_operator.plan.types import Copy, Json, ModelObserved, Refusal, SourceSpec
 
 from tests.unit.operator.make import DIGEST, NOW, VERIFIED, described, holding, model, pod, unverified
 

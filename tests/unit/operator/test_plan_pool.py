@@ -3,18 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from imagefleet_operator.plan.cluster_types import Trouble
 from imagefleet_operator.plan.conditions import REASONS, find, timestamp
 from imagefleet_operator.plan.policy import Annotate, Put, placement_text, policy_hash
 from imagefleet_operator.plan.pool import POLL_SETTLED, POLL_UNSETTLED, PoolPlan, WorkerPlan, plan_pool
-from imagefleet_operator.plan.types import (
-    Device,
-    PoolModel,
-    PoolObserved,
-    Refusal,
-    SourceSpec,
-    Trouble,
-    Worker,
-)
+from imagefleet_operator.plan.types import Device, PoolModel, PoolObserved, Refusal, SourceSpec, Worker
 
 from tests.unit.operator.make import (
     DIGEST,

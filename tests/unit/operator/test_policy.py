@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.policy import (
     DONE_COST,
     Annotate,
@@ -16,7 +17,7 @@ from imagefleet_operator.plan.policy import (
     policy_hash,
     steps,
 )
-from imagefleet_operator.plan.types import Device, Json, Role, SourceSpec, Worker
+from imagefleet_operator.plan.types import Device, Json, SourceSpec, Worker
 
 from tests.unit.operator.make import DIGEST, described, holding, model, pod, report
 

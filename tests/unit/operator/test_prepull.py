@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from imagefleet_operator import prepull_metrics
+from imagefleet_operator.plan.cluster_types import DaemonSetState
 from imagefleet_operator.plan.prepull import (
     PrePullSpec,
     obsolete,
@@ -14,7 +15,7 @@ from imagefleet_operator.plan.prepull import (
     prepull_spec,
 )
 from imagefleet_operator.plan.spot_types import SpotSpec
-from imagefleet_operator.plan.types import DaemonSetState, Json, PoolObserved, SourceSpec
+from imagefleet_operator.plan.types import Json, PoolObserved, SourceSpec
 from imagefleet_operator.plan.workers import NodeCache, WorkerDefaults
 from imagefleet_operator.render import prepull_daemon_set
 

@@ -12,10 +12,11 @@ from imagefleet_operator.client import ApiError, ApiUnreachableError
 from imagefleet_operator.events import EventRecorder
 from imagefleet_operator.interruptions import Interruptions
 from imagefleet_operator.kinds import DEPLOYMENT, JOB, MODEL, POD, POOL, SERVICE, Kind
+from imagefleet_operator.plan.cluster_types import Pod, Role
 from imagefleet_operator.plan.conditions import find, timestamp
 from imagefleet_operator.plan.moves import HOLD_SECONDS, Move
 from imagefleet_operator.plan.pool import WATCH_SECONDS
-from imagefleet_operator.plan.types import Json, Pod, Role
+from imagefleet_operator.plan.types import Json
 from imagefleet_operator.plan.workers import WorkerDefaults
 from imagefleet_operator.reconcile import SETTLE_SECONDS, Memory, Reconciler
 from imagefleet_operator.store.store import Key, Store

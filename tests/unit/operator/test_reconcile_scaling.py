@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POD, POOL
 from imagefleet_operator.plan.capacity_types import ModelLoad
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.conditions import find
 from imagefleet_operator.plan.scaling import DECIDE_SECONDS
-from imagefleet_operator.plan.types import Role
 from imagefleet_operator.reconcile import SETTLE_SECONDS
 from imagefleet_operator.store.loads import Said
 from imagefleet_operator.store.store import WorkerState

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from imagefleet_operator.plan.cluster_types import DeploymentState, Role
 from imagefleet_operator.plan.roles import UNSEEN_SECONDS, Standing, Wanted, assign
-from imagefleet_operator.plan.types import DeploymentState, Report, Role, Worker
+from imagefleet_operator.plan.types import Report, Worker
 
 from tests.unit.operator.make import NOW, pod
 

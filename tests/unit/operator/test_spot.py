@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagefleet_operator.plan.cluster_types import DeploymentState, Trouble
 from imagefleet_operator.plan.spot import (
     Split,
     as_served,
@@ -19,7 +20,7 @@ from imagefleet_operator.plan.spot import (
     without_node,
 )
 from imagefleet_operator.plan.spot_types import ON_DEMAND, SPOT, SpotSpec
-from imagefleet_operator.plan.types import DeploymentState, PoolObserved, Trouble, Worker
+from imagefleet_operator.plan.types import PoolObserved, Worker
 from imagefleet_operator.plan.verdicts import serving, workers_ready
 
 from tests.unit.operator.make import NOW, deployment, observed, pod, pool, worker

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from imagefleet_operator.kinds import DEPLOYMENT, MODEL, POD, POOL, SERVICE, Kind
-from imagefleet_operator.plan.types import DaemonSetState, DeploymentState, JobState, SourceSpec, Trouble
+from imagefleet_operator.plan.cluster_types import DaemonSetState, DeploymentState, JobState, Trouble
+from imagefleet_operator.plan.types import SourceSpec
 from imagefleet_operator.store.records import child_record, model_record, pod_record, pool_record
 from imagefleet_operator.store.store import Store, WorkerState
 

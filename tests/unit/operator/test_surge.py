@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagefleet_operator.plan.cluster_types import DeploymentState, Trouble
 from imagefleet_operator.plan.surge import PATIENCE_SECONDS, look_again, max_unavailable
-from imagefleet_operator.plan.types import DeploymentState, PoolObserved, Trouble, Worker
+from imagefleet_operator.plan.types import PoolObserved, Worker
 from imagefleet_operator.store.records import child_record, pod_record
 
 from tests.unit.operator.make import NOW, observed, pod, pool, worker

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from imagefleet_operator import api
 from imagefleet_operator.plan.capacity import is_warm
 from imagefleet_operator.plan.capacity_types import WarmSpec, WarmWindow
+from imagefleet_operator.plan.cluster_types import Role
 from imagefleet_operator.plan.policy import Annotate, Put
 from imagefleet_operator.plan.pool import plan_pool
-from imagefleet_operator.plan.types import Role, Worker
+from imagefleet_operator.plan.types import Worker
 from imagefleet_operator.plan.warm import holds, next_change, warm_replicas
 from imagefleet_operator.store.scaling_records import warm_record
 
