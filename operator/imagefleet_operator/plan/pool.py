@@ -244,7 +244,9 @@ def _warm_policy(
         return _policy(sizes, observed, report, frozenset(), barred, preload=True)
     slot = Slot(name, report.memory_total_bytes, frozenset(m.model for m in report.models if m.pinned))
     held = place(needs, [slot]).pinned[name]
-    return _policy({model: sizes[model] for model in held}, observed, report, held, barred)
+    # In the order of the spec: a policy in another order is another policy.
+    chosen = {model: size for model, size in sizes.items() if model in held}
+    return _policy(chosen, observed, report, held, barred)
 
 
 def _polls(

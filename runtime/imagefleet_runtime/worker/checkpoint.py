@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -133,9 +134,15 @@ def model_hash(entry: ModelPolicy) -> str:
             "digest": entry.digest,
             "adapters": sorted((adapter.name, adapter.digest) for adapter in entry.adapters),
             "pipeline": entry.pipeline.model_dump(),
-            "versions": [version(name) for name in DISTRIBUTIONS],
+            "versions": _versions(),
         }
     )
+
+
+@cache
+def _versions() -> tuple[str, ...]:
+    """Read from files, which do not change while a worker runs."""
+    return tuple(version(name) for name in DISTRIBUTIONS)
 
 
 def request_hash(drawings: Sequence[Draw]) -> str:

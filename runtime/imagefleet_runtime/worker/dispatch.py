@@ -86,7 +86,7 @@ class Dispatcher:
 
     @property
     def jobs(self) -> Sequence[Job]:
-        """These."""
+        """The requests that were begun and are not answered."""
         return self._jobs
 
     def begins_at_once(self, job: Job) -> bool:
@@ -261,9 +261,8 @@ class Dispatcher:
     def _drawn(self, part: Part, drawn: messages.Drawn) -> None:
         job, model = part.job, part.job.model
         part.drawn = drawn
-        if (
-            not part.done_before
-        ):  # what is fixed, such as decoding, is too much for the few steps of a resumed one
+        # What is fixed, such as decoding, is too much for the few steps of a picture that was resumed.
+        if not part.done_before:
             model.rate = calibration.corrected(model.rate, part.run_seconds, part.units)
         model.last_used = time.monotonic()
         model.demand.add(part.run_seconds, model.last_used)

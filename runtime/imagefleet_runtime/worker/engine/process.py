@@ -54,9 +54,8 @@ class _Engine:
         self._encoders = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
         self._waiting: deque[messages.Draw] = deque()  # not begun, as this model draws one picture at a time
         self._pictures: dict[int, Picture] = {}
-        self._stopped: dict[
-            int, Callable[[], object]
-        ] = {}  # what is sent at the end of those that are being stopped
+        # What is sent at the end of those that are being stopped.
+        self._stopped: dict[int, Callable[[], object]] = {}
         # The previews of each picture that are being encoded: all are sent before its end is.
         self._previews: dict[int, list[Future[None]]] = {}
 
