@@ -11,6 +11,8 @@ UV := .tools/bin/uv
 VENV := .venv/.synced
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
+# A line for each test that ended, whole though another process prints too.
+PYTEST_LINES := PYTHONUNBUFFERED=1 $(PYTEST) --verbose
 # Whoever collects tests imports what they import: those that need torch have a process of their own, beside the others.
 UNIT_TORCH := tests/unit/worker/engine tests/unit/shapes
 NAME ?= control_plane
@@ -44,7 +46,7 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 .PHONY: test test-unit test-integration test-e2e
 # Tests of clusters and workers wait for as long as they compute: two processes, each with a cluster of its own.
 test: test-unit demo-model cluster-build ## Set everything up and run all tests
-	@$(MAKE) --jobs 2 --keep-going --output-sync=line test-e2e test-integration
+	@$(MAKE) --jobs 2 --keep-going test-e2e test-integration
 
 .PHONY: unit-torch unit-others
 test-unit: $(VENV) ## The tests that need no cluster, in under a minute
@@ -57,10 +59,10 @@ unit-others: $(VENV)
 	@$(PYTEST) tests/unit $(UNIT_TORCH:%=--ignore=%) --numprocesses $$(( ($$(nproc) + 1) / 2 )) --dist worksteal
 
 test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
-	@$(PYTEST) tests/integration
+	@$(PYTEST_LINES) tests/integration | sed -u 's/^/integration: /'
 
 test-e2e: $(VENV) demo-model cluster-build ## Whole journeys on the whole fleet
-	@$(PYTEST) tests/e2e
+	@$(PYTEST_LINES) tests/e2e | sed -u 's/^/e2e: /'
 
 .PHONY: lint format
 lint: $(VENV) chart-lint image-lint check-generated ## Check format, style, types, import layers, chart and images

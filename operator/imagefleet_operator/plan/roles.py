@@ -14,6 +14,9 @@ from imagefleet_operator.plan.types import Worker
 
 UNSEEN_SECONDS = 2.0
 """So long after a worker's placement was withdrawn a gateway may still send it requests: it has to see it first."""
+SILENT_SECONDS = 600.0
+"""So long a worker that does not answer us may leave: then it goes, and its grace period is for what it may still
+have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ def _work(worker: Worker) -> float:
 
 def _end(worker: Worker, forced: bool, known: Mapping[str, Standing], now: float) -> Role:
     """Whether a leaving worker is done: gateways have had time to see that it gets nothing more, and it has said since
-    then that it has nothing."""
+    then that it has nothing, or has been silent for long."""
     standing = known.get(worker.pod.uid)
     if not worker.pod.ready or worker.pod.shown:
         return Role.LEAVING
@@ -137,7 +140,9 @@ def _end(worker: Worker, forced: bool, known: Mapping[str, Standing], now: float
     unseen = standing.since + UNSEEN_SECONDS
     if standing.role is Role.DONE or (forced and now >= unseen):
         return Role.DONE
-    idle = worker.report is not None and worker.report.idle and worker.silent_since is None
+    if worker.silent_since is not None:
+        return Role.DONE if now - max(standing.since, worker.silent_since) >= SILENT_SECONDS else Role.LEAVING
+    idle = worker.report is not None and worker.report.idle
     return Role.DONE if idle and worker.heard_at >= unseen else Role.LEAVING
 
 

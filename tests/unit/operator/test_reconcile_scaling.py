@@ -77,8 +77,7 @@ async def test_a_worker_that_leaves_is_called_as_one(world: World) -> None:
     made = world.api.objects["Deployment", "ns", "thumbs-workers"]
     made["spec"]["replicas"] = 3
     made["status"] = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), 3)
-    made["metadata"]["resourceVersion"] = "9999"
-    world.store.put(DEPLOYMENT, made)
+    world.store.put(DEPLOYMENT, await world.api.apply(DEPLOYMENT, made, "status"))
     world.calls.clear()
     await world.settle(POOL_KEY)
     assert Role.LEAVING in {call[3] for call in world.calls}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from imagefleet_operator.plan.cluster_types import DeploymentState, Role
-from imagefleet_operator.plan.roles import UNSEEN_SECONDS, Standing, Wanted, assign
+from imagefleet_operator.plan.roles import SILENT_SECONDS, UNSEEN_SECONDS, Standing, Wanted, assign
 from imagefleet_operator.plan.types import Report, Worker
 
 from tests.unit.operator.make import NOW, pod
@@ -182,6 +182,22 @@ def test_those_beyond_their_share_go_first() -> None:
 def test_a_worker_that_was_hidden_a_moment_ago_may_still_get_a_request() -> None:
     before = {"c-uid": Standing(LEAVING, NOW - UNSEEN_SECONDS + 0.1)}
     assert assign(Wanted(1), settled(2), (BUSY, HIDDEN), before, NOW).of["c"] is LEAVING
+
+
+@pytest.mark.parametrize(
+    ("leaves_for", "silent_for", "role"),
+    [
+        (SILENT_SECONDS, SILENT_SECONDS, DONE),
+        (SILENT_SECONDS, SILENT_SECONDS - 1, LEAVING),
+        (SILENT_SECONDS - 1, SILENT_SECONDS, LEAVING),
+    ],
+)
+def test_a_worker_that_never_answers_leaves_in_the_end(
+    leaves_for: float, silent_for: float, role: Role
+) -> None:
+    silent = replace(HIDDEN, report=None, silent_since=NOW - silent_for)
+    before = {"c-uid": Standing(LEAVING, NOW - leaves_for)}
+    assert assign(Wanted(1), settled(2), (BUSY, silent), before, NOW).of["c"] is role
 
 
 @dataclass
