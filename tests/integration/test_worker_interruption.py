@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -20,6 +21,7 @@ from tests.integration.worker_process import (
     connect,
     end,
     entries,
+    picture,
     start_worker,
 )
 
@@ -55,11 +57,15 @@ async def workers(processes: list[tuple[Any, ...]]) -> AsyncIterator[list[Worker
 
 async def until_steps(worker: Worker, running: int = 1) -> None:
     """Some steps of what runs are drawn."""
-    begun = (await worker.model("tiny-1"))["workSeconds"]
+    begun = 0.0
 
     async def holds() -> bool:
+        nonlocal begun
         model = await worker.model("tiny-1")
-        return bool(model["running"] == running and 0 < model["workSeconds"] < 0.95 * begun)
+        if model["running"] < running:
+            return False
+        begun = begun or model["workSeconds"]
+        return bool(0 < model["workSeconds"] < 0.95 * begun)
 
     await worker.until(holds)
 
@@ -70,6 +76,18 @@ async def metric(worker: Worker, name: str) -> float:
         line for line in lines if line.startswith(f"imagefleet_worker_{name}_total{{") and "tiny-1" in line
     ]
     return sum(float(line.split()[-1]) for line in found)
+
+
+async def test_interactive_requests_go_before_a_running_one_of_class_batch(workers: list[Worker]) -> None:
+    worker = workers[1]
+    undisturbed = picture(await worker.generate(steps=MANY_STEPS, seed=3))
+    slow = asyncio.create_task(worker.generate(steps=MANY_STEPS, seed=3, priority="batch"))
+    await until_steps(worker)
+    for _ in range(3):
+        assert (await worker.generate(**OTHER_SIZE)).status_code == 200
+        assert not slow.done()
+    assert np.array_equal(np.asarray(picture(await slow)), np.asarray(undisturbed))
+    assert await metric(worker, "preempted") >= 1
 
 
 async def test_only_the_operator_may_interrupt(workers: list[Worker]) -> None:

@@ -1,5 +1,6 @@
 """A caller's stream over all the workers that draw it: where one gives the request up, another one goes on."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
@@ -8,6 +9,10 @@ from .errors import ApiError, read_error, server_error
 from .events import error_event
 from .relay import Relay
 from .upstream import Reply
+
+# As of workers, whose stream this is at other times: proxies give up on a connection that is silent for a minute or so.
+KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class Course:
@@ -45,14 +50,27 @@ class Course:
                 self.failure = self.fault = relay.failure
                 return
             self._leave()
+            going_on = asyncio.create_task(self._another(relay))
             try:
-                reply = await self._go_on(relay)
-            except ApiError as error:
-                self.failure = error
-            else:
-                if isinstance(reply, Relay):
-                    self._relay = reply
-                    continue
-                code, message = read_error(reply.body)
-                self.failure = server_error(reply.status, code, message)
-            yield error_event(self.failure)
+                while not going_on.done():
+                    await asyncio.wait((going_on,), timeout=KEEP_ALIVE_SECONDS)
+                    if not going_on.done():
+                        yield KEEP_ALIVE
+            finally:
+                going_on.cancel()  # without effect once it is done
+            going_on.result()
+            if self.failure is not None:
+                yield error_event(self.failure)
+
+    async def _another(self, relay: Relay) -> None:
+        """Have another worker go on with what one gave up: its stream is the next, or the failure is set."""
+        try:
+            reply = await self._go_on(relay)
+        except ApiError as error:
+            self.failure = error
+            return
+        if isinstance(reply, Relay):
+            self._relay = reply
+            return
+        code, message = read_error(reply.body)
+        self.failure = server_error(reply.status, code, message)

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiohttp import web
-from imagefleet_runtime.gateway import resume, work
+from imagefleet_runtime.gateway import course, resume, work
 from imagefleet_runtime.gateway.bodies import MAX_BODY_BYTES, Budget
 from imagefleet_runtime.gateway.errors import ApiError
 from imagefleet_runtime.gateway.events import Delivered
@@ -302,6 +302,27 @@ async def test_a_stream_whose_model_is_suspended_meanwhile_ends(gateway: Harness
         await until_held(gateway, 1)
         gateway.set_fleet(one.view(), pools=(suspended(),))
         assert error_of(await reading)["code"] == "model_suspended"
+
+
+async def test_a_stream_that_waits_for_another_worker_is_kept_alive(
+    gateway: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(course, "KEEP_ALIVE_SECONDS", 0.01)
+    async with (
+        FakeWorker(
+            "w1", once(sends(PREVIEWS[0], LEFT_OFF), refuses(503, "worker_draining"))
+        ).serving() as one,
+        FakeWorker("w2", sends(PREVIEWS[1], PICTURES[0])).serving() as other,
+    ):
+        gateway.set_fleet(one.view())
+        async with gateway.session.post(
+            f"{gateway.url}/v1/images/generations", json=STREAM | {"partial_images": 2}
+        ) as response:
+            assert await response.content.readexactly(len(PREVIEWS[0])) == PREVIEWS[0]
+            for _ in range(2):
+                assert await response.content.readexactly(len(course.KEEP_ALIVE)) == course.KEEP_ALIVE
+            gateway.set_fleet(other.view())
+            assert (await response.read()).endswith(PREVIEWS[1] + PICTURES[0])
 
 
 async def test_a_caller_that_leaves_while_its_stream_waits_leaves_nothing(gateway: Harness) -> None:
