@@ -24,6 +24,7 @@ from tests.integration.worker_process import (
     picture,
     start_worker,
 )
+from tests.pictures import opened
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -55,8 +56,8 @@ async def workers(processes: list[tuple[Any, ...]]) -> AsyncIterator[list[Worker
         yield workers
 
 
-async def until_steps(worker: Worker, running: int = 1) -> None:
-    """Some steps of what runs are drawn."""
+async def until_steps(worker: Worker, running: int = 1, left: float = 0.95) -> None:
+    """Of the work of what runs no more than that part is left."""
     begun = 0.0
 
     async def holds() -> bool:
@@ -65,7 +66,7 @@ async def until_steps(worker: Worker, running: int = 1) -> None:
         if model["running"] < running:
             return False
         begun = begun or model["workSeconds"]
-        return bool(0 < model["workSeconds"] < 0.95 * begun)
+        return bool(0 < model["workSeconds"] < left * begun)
 
     await worker.until(holds)
 
@@ -116,6 +117,12 @@ async def _streamed(worker: Worker, **fields: Any) -> list[tuple[str, Any]]:
     ]
 
 
+def assert_same(pictures: list[str], others: list[str]) -> None:
+    """Drawn in other batches, they differ by rounding: by 1 of 255."""
+    for one, other in zip(pictures, others, strict=True):
+        assert np.abs(np.asarray(opened(one), int) - np.asarray(opened(other), int)).max() <= 1
+
+
 async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws_the_same_pictures(
     workers: list[Worker],
 ) -> None:
@@ -127,7 +134,7 @@ async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws
     previews = await _streamed(second, **streamed)
     plain = asyncio.create_task(first.generate(**asked))
     stream = asyncio.create_task(_streamed(first, **streamed))
-    await until_steps(first, running=2)
+    await until_steps(first, running=2, left=0.6)  # the first preview is sent after a quarter
     waiting = asyncio.create_task(first.generate(**OTHER_SIZE))
 
     async def halfway() -> bool:
@@ -145,7 +152,7 @@ async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws
     interrupted = await plain
     assert (interrupted.status_code, interrupted.json()["error"]["code"]) == (503, "interrupted")
     resumed = await second.generate(**asked, resume=interrupted.json()["checkpoint"])
-    assert resumed.json()["data"] == whole.json()["data"]
+    assert_same(*([entry["b64_json"] for entry in answer.json()["data"]] for answer in (resumed, whole)))
     steps = int(resumed.headers["x-imagefleet-resumed-steps"])
     assert steps == interrupted.json()["stepsDone"] > 0
     assert float(resumed.headers["x-imagefleet-run-seconds"]) > 0
@@ -155,7 +162,7 @@ async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws
     rest = await _streamed(second, **streamed, resume=events[-1][1]["checkpoint"])
     told = [*events[:-1], *rest]
     assert [name for name, _ in told] == [name for name, _ in previews]
-    assert [data["b64_json"] for _, data in told] == [data["b64_json"] for _, data in previews]
+    assert_same(*([data["b64_json"] for _, data in events] for events in (told, previews)))
     assert await metric(second, "resumed") == 2
 
 

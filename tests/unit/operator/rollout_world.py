@@ -7,7 +7,16 @@ from typing import Any
 
 from imagefleet_operator.plan.policy import placement_text, policy_hash
 from imagefleet_operator.plan.pool import PoolPlan, plan_pool
-from imagefleet_operator.plan.rollout_types import Arm, Budget, Moments, NameFigures, Served
+from imagefleet_operator.plan.rollout_types import (
+    AnalysisSpec,
+    Arm,
+    Budget,
+    Moments,
+    NameFigures,
+    RolloutSpec,
+    RolloutStep,
+    Served,
+)
 from imagefleet_operator.plan.types import (
     Json,
     ModelReport,
@@ -244,3 +253,22 @@ def _moments(value: float | None, count: int) -> Moments:
     if value is None or not count:
         return Moments()
     return Moments(count, value * count, (value**2 + 0.0001) * count)
+
+
+def fleet(*steps: RolloutStep, workers: int = 2, room: int = 1, **fields: object) -> Fleet:
+    """A settled pool with ``a``, and ``b`` as it may be told."""
+    known = {k: v for k, v in fields.items() if isinstance(v, Behaviour)}
+    spec = {k: v for k, v in fields.items() if not isinstance(v, (Behaviour, AnalysisSpec))}
+    analysis = next(
+        (v for v in fields.values() if isinstance(v, AnalysisSpec)), AnalysisSpec(min_requests=20)
+    )
+    entry = PoolModel("shapes", "a", rollout=RolloutSpec(steps, analysis), **spec)  # type: ignore[arg-type]
+    models = {"a": Behaviour(), "b": Behaviour(), "c": Behaviour(), **known}
+    return Fleet(entry, workers=workers, room=room, **models).run(5)
+
+
+def rolling(*steps: RolloutStep, **fields: object) -> Fleet:
+    """The same, told to move to ``b``."""
+    world = fleet(*steps, **fields)  # type: ignore[arg-type]
+    world.set_entry(model="b")
+    return world

@@ -5,8 +5,7 @@ from imagefleet_operator.plan.rollout_types import Experiment, Pause, SetWeight,
 from imagefleet_operator.plan.types import Json
 
 from tests.unit.operator.make import NOW
-from tests.unit.operator.rollout_world import Behaviour, Fleet
-from tests.unit.operator.test_rollout import fleet
+from tests.unit.operator.rollout_world import Behaviour, Fleet, fleet
 
 STYLES = (Experiment("styles", (("b", 20),), 60),)
 

@@ -11,14 +11,11 @@ from imagefleet_operator.plan.rollout_types import (
     Mirror,
     OnInconclusive,
     Pause,
-    RolloutSpec,
     RolloutStep,
     SetWeight,
-    Slo,
 )
-from imagefleet_operator.plan.types import PoolModel
 
-from tests.unit.operator.rollout_world import Behaviour, Fleet
+from tests.unit.operator.rollout_world import Behaviour, fleet, rolling
 
 FULL: tuple[RolloutStep, ...] = (
     Mirror(20),
@@ -29,25 +26,6 @@ FULL: tuple[RolloutStep, ...] = (
     Pause(5),
     Analyze(),
 )
-
-
-def fleet(*steps: RolloutStep, workers: int = 2, room: int = 1, **fields: object) -> Fleet:
-    """A settled pool with ``a``, and ``b`` as it may be told."""
-    known = {k: v for k, v in fields.items() if isinstance(v, Behaviour)}
-    spec = {k: v for k, v in fields.items() if not isinstance(v, (Behaviour, AnalysisSpec))}
-    analysis = next(
-        (v for v in fields.values() if isinstance(v, AnalysisSpec)), AnalysisSpec(min_requests=20)
-    )
-    entry = PoolModel("shapes", "a", rollout=RolloutSpec(steps, analysis), **spec)  # type: ignore[arg-type]
-    models = {"a": Behaviour(), "b": Behaviour(), "c": Behaviour(), **known}
-    return Fleet(entry, workers=workers, room=room, **models).run(5)
-
-
-def rolling(*steps: RolloutStep, **fields: object) -> Fleet:
-    """The same, told to move to ``b``."""
-    world = fleet(*steps, **fields)  # type: ignore[arg-type]
-    world.set_entry(model="b")
-    return world
 
 
 def test_a_pool_begins_without_a_rollout() -> None:
@@ -220,17 +198,6 @@ def test_a_pause_without_end_waits_for_a_person() -> None:
     assert world.status["command"]["outcome"] == "Applied"
 
 
-def test_a_burning_error_budget_pauses_and_resumes() -> None:
-    world = rolling(SetWeight(50), Pause(5), slo=Slo(success_rate=0.99), room=2).run(2)
-    world.kinds["a"] = world.kinds["b"] = Behaviour(errors=0.1)
-    world.run(20)
-    assert world.rollout.get("reason") == "BurningErrorBudget"
-    assert world.condition("RolloutHealthy") == "False RolloutBlocked"
-    world.kinds["a"] = world.kinds["b"] = Behaviour()
-    world.run(320)
-    assert world.endings == ["Promoted"]
-
-
 @settings(max_examples=20, deadline=None)
 @given(
     steps=st.lists(
@@ -261,70 +228,6 @@ def test_any_rollout_ends_as_its_verdicts_say(
     assert world.resident(stable) >= min(copies, workers)
 
 
-@pytest.mark.parametrize(
-    ("command", "outcome", "phase"),
-    [
-        ("pause shapes", "Applied", "Paused"),
-        ("resume shapes", "Refused", "Analyzing"),
-        ("promote shapes", "Applied", "Paused"),
-        ("promote-full shapes", "Applied", "Done"),
-        ("abort shapes", "Applied", "Aborted"),
-        ("retry shapes", "Refused", "Analyzing"),
-        ("unsuspend shapes", "Refused", "Analyzing"),
-        ("abort others", "Refused", "Analyzing"),
-        ("abort", "Refused", "Analyzing"),
-        ("demote shapes", "Refused", "Analyzing"),
-    ],
-)
-def test_what_people_say_while_an_analysis_goes_on(command: str, outcome: str, phase: str) -> None:
-    world = rolling(SetWeight(10), Analyze(), Pause(), room=2)
-    world.rate = 0
-    world.run(10)
-    world.command = command
-    world.look()
-    assert world.status["command"]["value"] == command
-    assert world.status["command"]["outcome"] == outcome
-    assert world.rollout.get("phase", "Done") == phase
-    told = world.status["command"]
-    assert world.run(3).status["command"] == told
-    assert world.endings in ([], ["Aborted"], ["Promoted"])
-
-
-def test_a_person_pauses_and_resumes() -> None:
-    world = rolling(SetWeight(10), Pause(5), room=2).run(4)
-    world.say("pause shapes")
-    world.run(100)
-    assert (world.rollout["reason"], world.traffic) == ("CommandPaused", {"a": 90, "b": 10})
-    world.say("resume shapes")
-    world.run(4)
-    assert world.rollout["reason"] == "PauseStep"
-    world.run(4)
-    assert world.endings == ["Promoted"]
-
-
-def test_a_person_has_an_aborted_model_tried_again() -> None:
-    world = rolling(SetWeight(50), Analyze(), b=Behaviour(errors=0.5)).run(60)
-    world.kinds["b"] = Behaviour()
-    world.say("retry shapes")
-    world.run(80)
-    assert world.endings == ["Aborted", "Promoted"]
-
-
-def test_a_command_in_the_manifest_of_a_new_pool_is_answered() -> None:
-    world = fleet()
-    world.status, world.command = {}, "promote shapes"
-    world.look()
-    assert world.status["command"]["outcome"] == "Refused"
-
-
-def test_a_command_of_any_length_is_answered_once() -> None:
-    world = fleet()
-    world.command = "promote shapes " + "x" * 100_000
-    told = world.run(1).status["command"]
-    assert len(told["value"]) == 256
-    assert world.run(2).status["command"] == told
-
-
 def test_a_rollout_waits_for_workers_where_there_are_none() -> None:
     world = rolling(SetWeight(10), Pause(5))
     world.spec = replace(world.spec, replicas=0)
@@ -343,26 +246,6 @@ def test_a_stable_model_that_does_not_exist_is_replaced_at_once(steps: tuple[Rol
     world.set_entry(model="b")
     world.look()
     assert (world.entry["stable"], world.rollout) == ("b", {})
-
-
-def test_new_rollouts_wait_while_the_error_budget_burns() -> None:
-    world = fleet(SetWeight(10), slo=Slo(success_rate=0.99), a=Behaviour(errors=0.05)).run(30)
-    world.set_entry(model="b")
-    world.run(80, seconds=10)
-    assert (world.rollout["phase"], world.rollout["reason"]) == ("Preparing", "BurningErrorBudget")
-    assert world.resident("b") == 0
-    world.say("promote-full shapes")
-    world.run(5)
-    assert world.endings == ["Promoted"]
-
-
-def test_a_budget_that_burns_fast_aborts() -> None:
-    world = rolling(SetWeight(50), Pause(), slo=Slo(success_rate=0.999), spec=AnalysisSpec({}), room=2).run(
-        10
-    )
-    world.kinds["b"] = Behaviour(errors=0.5)
-    world.run(10)
-    assert (world.rollout["phase"], world.rollout["reason"]) == ("Aborted", "BurningErrorBudget")
 
 
 def test_a_canary_whose_workers_go_gets_no_traffic_and_is_waited_for() -> None:
@@ -428,34 +311,6 @@ def test_the_last_ten_endings_are_kept_the_latest_last() -> None:
         world.run(5)
     assert len(world.endings) == 10
     assert world.status["history"][-1]["to"] == "a"
-
-
-def burning() -> Fleet:
-    """A rollout that is held in a pause of 30 s because the error budget burns."""
-    world = rolling(SetWeight(50), Pause(30), slo=Slo(success_rate=0.99), spec=AnalysisSpec({}), room=2).run(
-        5
-    )
-    world.kinds["a"] = world.kinds["b"] = Behaviour(errors=0.1)
-    world.run(15)
-    assert world.rollout["reason"] == "BurningErrorBudget"
-    world.kinds["a"] = world.kinds["b"] = Behaviour()
-    return world
-
-
-def test_while_gateways_do_not_answer_a_rollout_stays_held() -> None:
-    world = burning()
-    world.gateways = False
-    world.run(10, seconds=100)
-    assert (world.rollout["reason"], world.endings) == ("BurningErrorBudget", [])
-
-
-def test_a_step_that_was_held_begins_anew() -> None:
-    world = burning()
-    while world.rollout["reason"] == "BurningErrorBudget":
-        world.tick()
-    world.run(25)
-    assert (world.rollout["reason"], world.endings) == ("PauseStep", [])
-    assert world.run(10).endings == ["Promoted"]
 
 
 def test_a_pause_is_not_under_the_deadline() -> None:

@@ -14,8 +14,7 @@ from imagefleet_operator.plan.rollout_types import (
 from imagefleet_operator.plan.story import story
 from imagefleet_operator.plan.types import Json
 
-from tests.unit.operator.rollout_world import Behaviour, Fleet
-from tests.unit.operator.test_rollout import fleet
+from tests.unit.operator.rollout_world import Behaviour, Fleet, fleet
 
 
 def told(world: Fleet, ticks: int) -> list[News]:

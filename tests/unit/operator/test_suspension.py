@@ -18,8 +18,7 @@ from imagefleet_operator.plan.rollout_types import (
 from imagefleet_operator.plan.types import Json, PoolModel
 
 from tests.unit.operator.make import NOW
-from tests.unit.operator.rollout_world import Behaviour, Fleet
-from tests.unit.operator.test_rollout import fleet, rolling
+from tests.unit.operator.rollout_world import Behaviour, Fleet, fleet, rolling
 
 SAFE = Slo(safety_pass_rate=0.95, on_unsafe=OnUnsafe.SUSPEND)
 
