@@ -19,7 +19,7 @@ from imagefleet_runtime.worker.settings import CheckSettings, SettingsError
 from imagefleet_runtime.worker.waiting import Picture, Preview
 from PIL import Image
 
-from tests.unit.worker.http_fakes import FakeSupervisor, answer, ask, make_app, served
+from tests.unit.worker.http_fakes import FakeSupervisor, answer, ask, client_of, make_app
 from tests.unit.worker.pictures import encoded, noise
 
 PROMPT = "a secret castle"  # what `ask` asks for
@@ -66,7 +66,7 @@ class Client:
 async def worker(**hooks: Any) -> AsyncIterator[Client]:
     supervisor = FakeSupervisor()
     app = make_app(supervisor, hooks=Hooks(**hooks))
-    async with served(app) as address, httpx.AsyncClient(base_url=address) as http:
+    async with client_of(app) as http:
         yield Client(supervisor, http)
 
 

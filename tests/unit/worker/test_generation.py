@@ -12,7 +12,7 @@ import pytest
 from imagefleet_runtime.worker import errors, stream
 from imagefleet_runtime.worker.waiting import Job, Picture, Preview
 
-from tests.unit.worker.http_fakes import FakeSupervisor, answer, ask, fail, make_app, served
+from tests.unit.worker.http_fakes import FakeSupervisor, answer, ask, client_of, fail, make_app, served
 from tests.unit.worker.pictures import base64_of, noise
 
 Event = tuple[str, dict[str, Any]]
@@ -25,7 +25,7 @@ def supervisor() -> FakeSupervisor:
 
 @pytest.fixture
 async def client(supervisor: FakeSupervisor) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(make_app(supervisor)) as address, httpx.AsyncClient(base_url=address) as client:
+    async with client_of(make_app(supervisor)) as client:
         yield client
 
 

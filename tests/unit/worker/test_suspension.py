@@ -8,7 +8,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from imagefleet_runtime.worker import errors
 from imagefleet_runtime.worker.checks import Hooks
@@ -19,7 +18,7 @@ from imagefleet_runtime.worker.waiting import Job, Picture
 from PIL import Image
 from prometheus_client import generate_latest
 
-from tests.unit.worker.http_fakes import FakeSupervisor, answer, ask, make_app, served
+from tests.unit.worker.http_fakes import FakeSupervisor, answer, ask, client_of, make_app
 from tests.unit.worker.pictures import encoded, noise
 from tests.unit.worker.test_hangs import FakeImporter, load_slowly, loader_of, model_in
 from tests.unit.worker.test_supervisor import Office
@@ -157,7 +156,7 @@ async def test_a_picture_that_was_drawn_before_is_not_sent_after(streamed: bool)
 
     image = encoded(noise(8, 8))
     app = make_app(supervisor, hooks=Hooks(safety=suspend_meanwhile))
-    async with served(app) as address, httpx.AsyncClient(base_url=address) as client:
+    async with client_of(app) as client:
         reply = asyncio.create_task(client.post("/v1/generate", content=ask(stream=streamed)))
         job = await supervisor.jobs.get()
         job.tell(Picture(0, image))
@@ -168,7 +167,7 @@ async def test_a_picture_that_was_drawn_before_is_not_sent_after(streamed: bool)
 
 async def test_a_stream_that_has_begun_ends_with_an_error_event() -> None:
     supervisor = FakeSupervisor()
-    async with served(make_app(supervisor)) as address, httpx.AsyncClient(base_url=address) as client:
+    async with client_of(make_app(supervisor)) as client:
         reply = asyncio.create_task(client.post("/v1/generate", content=ask(stream=True, n=2)))
         job = await supervisor.jobs.get()
         job.tell(Picture(0, b"one"))

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from imagefleet_runtime.worker import tracing
 from imagefleet_runtime.worker.messages import Phase
@@ -17,7 +16,7 @@ from imagefleet_runtime.worker.spans import Span
 from imagefleet_runtime.worker.tracing import start_tracing, wanted
 from imagefleet_runtime.worker.waiting import Outcome
 
-from tests.unit.worker.http_fakes import FakeSupervisor, ask, make_app, served
+from tests.unit.worker.http_fakes import FakeSupervisor, ask, client_of, make_app
 from tests.unit.worker.otlp import Collector, collecting, spans_of, values
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -117,7 +116,7 @@ async def test_the_name_that_the_environment_gives_is_used(
 async def test_a_request_continues_the_trace_of_its_caller(collector: Collector, settings: Settings) -> None:
     sent, supervisor = start_tracing({ENDPOINT: collector.address}, settings), FakeSupervisor()
     assert sent is not None
-    async with served(make_app(supervisor, sent)) as address, httpx.AsyncClient(base_url=address) as client:
+    async with client_of(make_app(supervisor, sent)) as client:
         headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "x-request-id": "req-7"}
         reply = asyncio.create_task(client.post("/v1/generate", content=ask(), headers=headers))
         job = await supervisor.jobs.get()
