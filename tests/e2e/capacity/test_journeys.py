@@ -10,69 +10,67 @@ from tests.e2e.capacity.pools import RESOURCE, Pool
 STEADY = {"minReplicas": 1, "maxReplicas": 1, "waitSeconds": 3600}
 
 
-@pytest.fixture(scope="module")
-def warm(pictures: Pool) -> Pool:
-    """One worker that takes requests, and a warm one."""
-    pictures.apply("warm-pool", scaling=STEADY | {"maxReplicas": 2}, warmPool={"replicas": 1})
-    pictures.wait(lambda: pictures.condition("Ready") == ("True", "Ready"))
+@pytest.mark.parametrize("weights", ["HostMemory", "Accelerator"])
+def test_a_warm_worker_gets_no_request_until_it_is_needed(pictures: Pool, weights: str) -> None:
+    pool = {"replicas": 1, "weights": weights}
+    pictures.apply("warm-pool", scaling=STEADY | {"maxReplicas": 2}, warmPool=pool)
     pictures.wait(lambda: pictures.status().get("warm") == {"replicas": 1, "ready": 1})
-    return pictures
+    pictures.wait(lambda: pictures.condition("Ready") == ("True", "Ready"))
+    assert (len(pictures.pods()), pictures.serving()) == (2, 1)
+    started = {pod["metadata"]["uid"] for pod in pictures.pods()}
 
-
-def test_a_warm_worker_holds_the_model_and_gets_no_request_until_it_is_needed(warm: Pool) -> None:
-    assert (len(warm.pods()), warm.serving()) == (2, 1)
-    started = {pod["metadata"]["uid"] for pod in warm.pods()}
-
-    warm.kubectl(
+    pictures.kubectl(
         "patch",
         RESOURCE,
         "--type=merge",
         '--patch={"spec": {"scaling": {"minReplicas": 2}, "warmPool": null}}',
     )
-    warm.wait(lambda: warm.serving() == 2)
-    with warm.callers(2) as callers:
+    pictures.wait(lambda: pictures.serving() == 2)
+    with pictures.callers(2) as callers:
         callers.wait_for_more(4)
     assert callers.failed == {}
-    assert {pod["metadata"]["uid"] for pod in warm.pods()} == started, "nobody had to start"
+    assert {pod["metadata"]["uid"] for pod in pictures.pods()} == started, "nobody had to start"
 
 
-def test_kubectl_scale_is_followed_within_the_bounds_and_workers_finish_first(warm: Pool) -> None:
+def test_kubectl_scale_is_followed_within_the_bounds_and_workers_finish_first(pictures: Pool) -> None:
     bounds = {"mode": "External", "minReplicas": 1, "maxReplicas": 2}
-    warm.apply("warm-pool", replicas=2, scaling=bounds, warmPool=None)
-    warm.wait(lambda: warm.condition("ScalingActive") == ("True", "External") and warm.serving() == 2)
+    pictures.apply("warm-pool", replicas=2, scaling=bounds, warmPool=None)
+    pictures.wait(
+        lambda: pictures.condition("ScalingActive") == ("True", "External") and pictures.serving() == 2
+    )
 
-    with warm.callers(4) as callers:
+    with pictures.callers(4) as callers:
         callers.wait_for_more(4)
-        warm.kubectl("scale", RESOURCE, "--replicas=1")
-        warm.wait(lambda: len(warm.pods()) == 1)
+        pictures.kubectl("scale", RESOURCE, "--replicas=1")
+        pictures.wait(lambda: len(pictures.pods()) == 1)
         callers.wait_for_more(4)
     assert callers.failed == {}, "the one that went had finished"
 
-    warm.kubectl("scale", RESOURCE, "--replicas=5")
-    warm.wait(lambda: warm.condition("ScalingActive") == ("False", "ReplicasOutOfBounds"))
-    warm.wait(lambda: len(warm.pods()) == 2)
+    pictures.kubectl("scale", RESOURCE, "--replicas=5")
+    pictures.wait(lambda: pictures.condition("ScalingActive") == ("False", "ReplicasOutOfBounds"))
+    pictures.wait(lambda: len(pictures.pods()) == 2)
 
 
-def test_kubectl_scale_is_refused_where_the_demand_decides(warm: Pool) -> None:
-    warm.apply("warm-pool", scaling=STEADY, warmPool=None)
+def test_kubectl_scale_is_refused_where_the_demand_decides(pictures: Pool) -> None:
+    pictures.apply("warm-pool", scaling=STEADY, warmPool=None)
     with pytest.raises(Exception, match=r"spec\.scaling decides the number of workers"):
-        warm.kubectl("scale", RESOURCE, "--replicas=3")
+        pictures.kubectl("scale", RESOURCE, "--replicas=3")
 
 
-def test_an_operator_that_is_killed_while_workers_start_goes_on_where_it_was(warm: Pool) -> None:
-    warm.apply(
+def test_an_operator_that_is_killed_while_workers_start_goes_on_where_it_was(pictures: Pool) -> None:
+    pictures.apply(
         "warm-pool",
         scaling=STEADY | {"minReplicas": 0, "maxReplicas": 2, "zeroAfterSeconds": 3600},
         warmPool=None,
     )
-    warm.wait(lambda: warm.condition("ScalingActive")[0] == "True")
-    before = warm.scaling()["desiredReplicas"]
-    warm.kubectl("patch", RESOURCE, "--type=merge", '--patch={"spec": {"scaling": {"minReplicas": 2}}}')
-    warm.wait(lambda: warm.scaling().get("desiredReplicas") == 2)
-    warm.fleet.cluster.kubectl(
+    pictures.wait(lambda: pictures.condition("ScalingActive")[0] == "True")
+    before = pictures.scaling()["desiredReplicas"]
+    pictures.kubectl("patch", RESOURCE, "--type=merge", '--patch={"spec": {"scaling": {"minReplicas": 2}}}')
+    pictures.wait(lambda: pictures.scaling().get("desiredReplicas") == 2)
+    pictures.fleet.cluster.kubectl(
         "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force",
-        namespace=warm.fleet.namespace,
+        namespace=pictures.fleet.namespace,
     )  # fmt: skip
-    warm.kubectl("patch", RESOURCE, "--type=merge", '--patch={"spec": {"scaling": {"minReplicas": 0}}}')
-    warm.wait(lambda: warm.serving() == 2)
-    assert warm.scaling()["desiredReplicas"] == 2 >= before, "it takes nobody away at its start"
+    pictures.kubectl("patch", RESOURCE, "--type=merge", '--patch={"spec": {"scaling": {"minReplicas": 0}}}')
+    pictures.wait(lambda: pictures.serving() == 2)
+    assert pictures.scaling()["desiredReplicas"] == 2 >= before, "it takes nobody away at its start"
