@@ -7,11 +7,12 @@ from pathlib import Path
 
 import openai
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image
 
 from tests.cluster.cluster import wait_for
 from tests.cluster.fleet import MODELS, Fleet
 from tests.e2e.images import client_of, conditions, draw, tiny_model, wait_ready
+from tests.pictures import same
 from tests.plugins.cluster import Kubectl
 
 POOL = """
@@ -75,7 +76,7 @@ def test_another_model_takes_over_on_the_same_worker(fleet: Fleet, shared_kubect
     before, same_worker = pixels(fleet, shared_kubectl), workers(shared_kubectl)
     shared_kubectl.apply(POOL.replace("MODEL", "tiny-2"))
     wait_for(lambda: serves(shared_kubectl, "tiny-2"), seconds=60)
-    assert ImageChops.difference(before, pixels(fleet, shared_kubectl)).getbbox() is not None
+    assert not same(before, pixels(fleet, shared_kubectl))
     assert workers(shared_kubectl) == same_worker, "a model is placed; no worker starts anew"
 
 
@@ -93,7 +94,7 @@ def test_a_model_on_a_claim_draws_what_its_files_draw(
     shared_kubectl.apply(POOL.replace("MODEL", "tiny-claim"))
     wait_for(lambda: serves(shared_kubectl, "tiny-claim"), seconds=120)
     wait_ready(shared_kubectl, "changing")
-    assert ImageChops.difference(from_image, pixels(fleet, shared_kubectl)).getbbox() is None
+    assert same(from_image, pixels(fleet, shared_kubectl))
     model = shared_kubectl.get("imagemodels.imagefleet.dev/tiny-claim")
     twin = shared_kubectl.get("imagemodels.imagefleet.dev/tiny-2")
     assert model["status"]["digest"] == twin["status"]["digest"]

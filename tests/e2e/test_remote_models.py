@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 import yaml
-from PIL import Image, ImageChops
+from PIL import Image
 
 from tests.cluster.cluster import wait_for
 from tests.cluster.fleet import MODELS, Fleet
 from tests.e2e.images import conditions, draw, tiny_model, wait_ready
 from tests.integration.engine import loras
+from tests.pictures import same
 from tests.plugins.cluster import Kubectl
 from tests.servers import start
 from tests.servers.hub import Hub, files_of
@@ -111,17 +112,13 @@ def drawn(fleet: Fleet, kubectl: Kubectl, model: str, **more: Any) -> Image.Imag
     return draw(fleet.gateways()[0], f"{kubectl.namespace}/{model}", seed=3, **more).convert("RGB")
 
 
-def differ(one: Image.Image, other: Image.Image) -> bool:
-    return ImageChops.difference(one, other).getbbox() is not None
-
-
 def test_a_model_of_a_bucket_is_what_its_folder_is_and_draws_the_same(fleet: Fleet, served: Kubectl) -> None:
     served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-s3", "--timeout=30s")
     fetched = served.get("imagemodels.imagefleet.dev/tiny-s3")["status"]
     local = served.get("imagemodels.imagefleet.dev/tiny-2")["status"]
     assert fetched["digest"] == local["digest"]
     assert fetched["copies"] == {"available": 1, "total": 1, "failed": 0}
-    assert not differ(drawn(fleet, served, "tiny-s3"), drawn(fleet, served, "tiny-2"))
+    assert same(drawn(fleet, served, "tiny-s3"), drawn(fleet, served, "tiny-2"))
 
 
 @pytest.mark.parametrize("scheme", ["hf", "s3", "gs", "oci"])
@@ -161,8 +158,8 @@ def test_an_adapter_from_the_bucket_is_drawn_with_where_it_is_asked_for_and_rest
     assert (adapter["name"], adapter["digest"][:7]) == ("pixel", "sha256:")
     plain = drawn(fleet, served, "tiny-styled")
     styled = drawn(fleet, served, "tiny-styled", adapters=[{"name": "pixel", "scale": 1.0}])
-    assert differ(plain, styled)
-    assert not differ(plain, drawn(fleet, served, "tiny-s3"))
+    assert not same(plain, styled)
+    assert same(plain, drawn(fleet, served, "tiny-s3"))
     assert workers(served) == before, "its Secret is mounted already"
 
 
@@ -181,7 +178,7 @@ def test_a_secret_that_is_missing_is_named_and_hurts_no_other_model(fleet: Fleet
     wait_for(
         lambda: ready_models(served) == {"tiny-2": True, "tiny-s3": True, "tiny-denied": False}, seconds=180
     )
-    assert not differ(drawn(fleet, served, "tiny-s3"), drawn(fleet, served, "tiny-2"))
+    assert same(drawn(fleet, served, "tiny-s3"), drawn(fleet, served, "tiny-2"))
 
 
 def ready_models(kubectl: Kubectl) -> dict[str, bool]:

@@ -17,6 +17,7 @@ from tests.integration.worker_process import (
     children_of,
     picture,
 )
+from tests.pictures import same
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 MIB = 2**20
@@ -31,14 +32,11 @@ async def metric(worker: Worker, name: str) -> float:
 async def test_requests_are_drawn_together_and_their_pictures_are_those_they_have_alone(
     worker: Worker,
 ) -> None:
-    alone = [picture(await worker.generate(seed=seed, steps=3 + seed)).tobytes() for seed in range(4)]
+    alone = [picture(await worker.generate(seed=seed, steps=3 + seed)) for seed in range(4)]
     before = [await metric(worker, f"imagefleet_worker_batch_size_{part}") for part in ("sum", "count")]
     together = await asyncio.gather(*(worker.generate(seed=seed, steps=3 + seed) for seed in range(4)))
     after = [await metric(worker, f"imagefleet_worker_batch_size_{part}") for part in ("sum", "count")]
-    # Rounding to 8 bits may fall the other way where two floats are next to a half.
-    for solo, answer in zip(alone, together, strict=True):
-        shared = picture(answer).tobytes()
-        assert max(abs(one - other) for one, other in zip(solo, shared, strict=True)) <= 1
+    assert all(same(solo, picture(answer)) for solo, answer in zip(alone, together, strict=True))
     assert (after[0] - before[0]) / (after[1] - before[1]) > 1, "no step was shared"
 
 

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from PIL import ImageChops
 
 from tests.cluster.cluster import REPOSITORY, Cluster, wait_for
 from tests.e2e.capacity.pools import Json, Pool
 from tests.e2e.images import draw
 from tests.e2e.rollouts.pools import shapes_model
+from tests.pictures import same
 
 LABEL = "karpenter.sh/capacity-type"
 NODES = ("spot-1", "spot-2")
@@ -103,7 +103,7 @@ def test_what_an_interrupted_worker_draws_comes_from_another_one_and_is_the_same
             pod = wait_for(lambda: busy(overnight), seconds=60)
             assert pod is not None
             interrupt(overnight, pod)
-            assert ImageChops.difference(picture.result(120), undisturbed).getbbox() is None
+            assert same(picture.result(120), undisturbed)
         finally:
             untaint(overnight.fleet.cluster)
     assert resumed(gateway) == before + 1, "it went on where it was left off"
