@@ -17,6 +17,8 @@ PYTEST := $(PY) -m pytest
 PYTEST_LINES := PYTHONUNBUFFERED=1 $(PYTEST) --verbose
 # Whoever collects tests imports what they import: those that need torch have a process of their own, beside the others.
 UNIT_TORCH := tests/unit/worker/engine tests/unit/shapes
+UNIT_OPERATOR := tests/unit/operator tests/unit/simulate
+UNIT_GATEWAY := tests/unit/gateway
 NAME ?= control_plane
 
 include make/*.mk
@@ -50,15 +52,21 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 test: test-unit demo-model cluster-build ## Set everything up and run all tests
 	@$(MAKE) --jobs 2 --keep-going test-e2e test-integration
 
-.PHONY: unit-torch unit-others
-test-unit: $(VENV) ## The tests that need no cluster, in under a minute
-	@$(MAKE) --jobs 2 --keep-going --output-sync=target unit-torch unit-others
+.PHONY: unit-torch unit-operator unit-gateway unit-others
+test-unit: $(VENV) ## The tests that need no cluster, in about a minute
+	@$(MAKE) --jobs 4 --keep-going --output-sync=target unit-torch unit-operator unit-gateway unit-others
 
 unit-torch: $(VENV)
 	@$(PYTEST) $(UNIT_TORCH)
 
+unit-operator: $(VENV)
+	@$(PYTEST) $(UNIT_OPERATOR)
+
+unit-gateway: $(VENV)
+	@$(PYTEST) $(UNIT_GATEWAY)
+
 unit-others: $(VENV)
-	@$(PYTEST) tests/unit $(UNIT_TORCH:%=--ignore=%) --numprocesses $$(( ($$(nproc) + 1) / 2 )) --dist worksteal
+	@$(PYTEST) tests/unit $(addprefix --ignore=,$(UNIT_TORCH) $(UNIT_OPERATOR) $(UNIT_GATEWAY))
 
 test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
 	@$(PYTEST_LINES) tests/integration | sed -u 's/^/integration: /'
