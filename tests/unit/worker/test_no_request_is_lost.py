@@ -37,7 +37,7 @@ class ErraticEngine:
             while True:
                 self._take_orders()
                 self._step()
-        except (EOFError, OSError):
+        except (EOFError, OSError, TypeError):  # a TypeError is what it is to close a connection that is read
             return  # the test is over
 
     def _take_orders(self) -> None:
