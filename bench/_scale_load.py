@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,14 @@ from imagefleet_operator.kinds import MODEL, POOL, Kind
 
 from bench._kwok import LABEL
 from bench.report import progress
+from tests.cluster.outside import OutsideOperator
 
 WORKERS = int(os.environ.get("WORKERS", "5000"))
 POOLS = int(os.environ.get("POOLS", "300"))
 AT_A_TIME = 24
+WORKERS_AT_A_TIME = 250
+"""Pools are made a few at a time: here two cores do what a cluster's control plane has its own machines for, and with
+all at once kwok's nodes cannot renew their Leases in time."""
 NAMESPACE = "default"
 LIMIT_SECONDS = 1800.0
 LOOK_SECONDS = 2.0
@@ -41,8 +45,9 @@ SORTS = (Sort(0.8, 0.4, 1), Sort(0.17, 0.35, 5), Sort(0.03, 0.25, 20))
 class Load:
     """What is asked of the cluster."""
 
-    def __init__(self, kubeconfig: Path) -> None:
+    def __init__(self, kubeconfig: Path, operator: OutsideOperator) -> None:
         self._kubeconfig = kubeconfig
+        self._operator = operator
         self._replicas = {pool["metadata"]["name"]: pool["spec"]["replicas"] for pool in pools()}
         self.models = len(_model_names())
 
@@ -58,9 +63,13 @@ class Load:
             await self._until(client, MODEL, self.models)
 
     async def create_pools(self) -> None:
-        """All of them."""
+        """A few at a time; returns when every pool is Ready."""
+        made = 0
         async with self._client() as client:
-            await _each(pools(), lambda pool: client.create(POOL, NAMESPACE, pool))
+            for some in _portions(pools()):
+                await _each(some, lambda pool: client.create(POOL, NAMESPACE, pool))
+                made += len(some)
+                await self._until(client, POOL, made)
 
     async def scale(self) -> None:
         """Each pool gets a tenth of workers more, at least one, by its scale subresource."""
@@ -84,6 +93,8 @@ class Load:
             progress(f"{ready} of {wanted} {kind.plural} are Ready")
             if ready >= wanted:
                 return
+            if self._operator.dead:
+                raise RuntimeError("the operator has ended: OPERATOR_LOG=FILE keeps what it says")
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{ready} of {wanted} {kind.plural} after {LIMIT_SECONDS:.0f} s")
             await asyncio.sleep(LOOK_SECONDS)
@@ -103,6 +114,17 @@ class Load:
             yield client
         finally:
             await client.close()
+
+
+def _portions(made: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Pools of WORKERS_AT_A_TIME workers together, or one that has more."""
+    some: list[dict[str, Any]] = []
+    for pool in made:
+        if some and sum(p["spec"]["replicas"] for p in (*some, pool)) > WORKERS_AT_A_TIME:
+            yield some
+            some = []
+        some.append(pool)
+    yield some
 
 
 async def _each(items: Iterable[Any], act: Callable[[Any], Awaitable[Any]]) -> None:

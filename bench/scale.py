@@ -3,7 +3,8 @@
 One operator looks after them, with the chart's defaults. One process answers for all workers (`bench/_scale_workers`).
 What is measured at rest for REST_SECONDS, and once more while `kubectl scale` gives each pool a tenth of workers more:
 
-    ready_seconds           until all pools are Ready, from the first that is created; and after they were scaled
+    ready_seconds           until all pools are Ready, from the first that is made, a few at a time; and after they were
+                            scaled, all at once
     pass_p50, pass_p99      of one pass over a pool or model: seconds that it took
     lag_p50, lag_p99        of the operator's queues: how long a key that was due waited until it was worked on
     oldest_p50, oldest_p99  the age of the oldest key that was due, as of each second
@@ -12,7 +13,7 @@ What is measured at rest for REST_SECONDS, and once more while `kubectl scale` g
     cpu                     of the operator, in cores
     memory                  of the operator
 
-Arguments by environment: NODES (1000), WORKERS (5000), POOLS (300), REST_SECONDS (60).
+Arguments by environment: NODES (1000), WORKERS (5000), POOLS (300), REST_SECONDS (60), OPERATOR_LOG (a file).
 """
 
 from __future__ import annotations
@@ -112,7 +113,6 @@ def main() -> None:
     with _running() as bench:
         started = time.monotonic()
         asyncio.run(bench.load.create_pools())
-        asyncio.run(bench.load.until_ready())
         figure("ready_seconds_first", time.monotonic() - started, "s")
         progress(f"all pools are Ready; settling for {SETTLE_SECONDS:.0f} s")
         time.sleep(SETTLE_SECONDS)
@@ -164,12 +164,12 @@ def _running() -> Iterator[Bench]:
             kubeconfig = write_kubeconfig(cluster, Path(folder, "operator.kubeconfig"), make_account(cluster))
             key = write_caller_key(Path(folder, "caller.pem"))
             log = Path(os.environ.get("OPERATOR_LOG", Path(folder, "operator.log")))
-            load = Load(cluster.kubeconfig)
             with (
                 _kwok.running(cluster, Path(folder)),
                 _workers() as calls,
                 OutsideOperator(cluster, kubeconfig, key, log) as operator,
             ):
+                load = Load(cluster.kubeconfig, operator)
                 progress(f"making {NODES} nodes and {load.models} models")
                 _kwok.add_nodes(cluster, NODES, gpus=8)
                 asyncio.run(load.create_models())

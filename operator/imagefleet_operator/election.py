@@ -93,7 +93,7 @@ class Election:
                 taken = await self._take()
         except (ApiError, ApiUnreachableError, TimeoutError) as error:
             if not (isinstance(error, ApiError) and error.status == 409):
-                logger.warning("lease %s: %s", self._settings.name, error or "no answer in time")
+                logger.warning("lease %s: %s", self._settings.name, str(error) or "no answer in time")
             return False
         if taken:
             self._renewed_at = started
