@@ -208,7 +208,7 @@ async def test_work_falls_with_each_step_and_with_what_batching_saves(
     [order] = await engine.draws(1)
     assert desk.dispatcher.work_seconds(model) == pytest.approx(units)
     engine.stepped(order, done=0.25)
-    while desk.dispatcher.work_seconds(model) == units:
+    while desk.dispatcher.work_seconds(model) == units:  # noqa: ASYNC110 - what is awaited is no event
         await asyncio.sleep(0)
     job = desk.submit()
     [second] = await engine.draws(1)
