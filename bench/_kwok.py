@@ -93,6 +93,16 @@ def stages() -> str:
     return yaml.safe_dump_all(made)
 
 
+def options() -> str:
+    """kwok's own: with its four renewals of Leases at a time a slow API server makes 1,000 nodes late, hence lost."""
+    found = {
+        "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+        "kind": "KwokConfiguration",
+        "options": {"nodeLeaseParallelism": 32},
+    }
+    return yaml.safe_dump(found)
+
+
 def _absent(key: str) -> dict[str, Any]:
     return {"key": key, "operator": "DoesNotExist"}
 
@@ -136,8 +146,8 @@ def _node(number: int, gpus: int) -> dict[str, Any]:
 @contextmanager
 def running(cluster: Cluster, folder: Path) -> Iterator[None]:
     """kwok while it looks after all nodes with the label, and their pods."""
-    config = folder / "stages.yaml"
-    config.write_text(stages())
+    config = folder / "kwok.yaml"
+    config.write_text("---\n".join((options(), stages())))
     command = [
         str(ensure(KWOK)),
         f"--kubeconfig={cluster.kubeconfig}",

@@ -140,7 +140,7 @@ class KubeClient:
                 async for line in _lines(response):
                     yield json.loads(line)
         except (aiohttp.ClientError, ConfigException, TimeoutError, OSError, ValueError) as error:
-            raise ApiUnreachableError(f"WATCH {path}: {error or type(error).__name__}") from error
+            raise ApiUnreachableError(f"WATCH {path}: {str(error) or type(error).__name__}") from error
 
     async def _pages(self, kind: Kind, namespace: str | None) -> AsyncIterator[Json]:
         query = {"limit": str(PAGE)} | ({"labelSelector": kind.selector} if kind.selector else {})
@@ -212,7 +212,7 @@ class KubeClient:
                 outcome = str(response.status)
                 return _answer(response.status, raw)
         except (aiohttp.ClientError, ConfigException, TimeoutError, OSError) as error:
-            raise ApiUnreachableError(f"{verb} {path}: {error or type(error).__name__}") from error
+            raise ApiUnreachableError(f"{verb} {path}: {str(error) or type(error).__name__}") from error
         finally:
             metrics.observe_request(verb, kind.kind, outcome, perf_counter() - started)
 
