@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,7 +99,7 @@ def options() -> str:
     found = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
-        "options": {"nodeLeaseParallelism": 32},
+        "options": {"nodeLeaseParallelism": 32, "nodePlayStageParallelism": 4, "podPlayStageParallelism": 4},
     }
     return yaml.safe_dump(found)
 
@@ -160,6 +161,9 @@ def running(cluster: Cluster, folder: Path) -> Iterator[None]:
     with (folder / "kwok.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     try:
+        time.sleep(2)  # what it does not understand of its configuration it says at once
+        if process.poll() is not None:
+            raise RuntimeError(f"kwok has ended: {(folder / 'kwok.log').read_text()[-1000:]}")
         yield
     finally:
         process.terminate()
