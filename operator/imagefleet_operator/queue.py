@@ -60,6 +60,8 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._stopping = False
         self._wake = asyncio.Event()
+        # Of idle workers one waits for a key, and the others for its place: all of them would wake up for each key.
+        self._turn = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     def add(self, key: K, delay: float = 0.0) -> None:
@@ -114,8 +116,9 @@ class WorkQueue(Generic[K]):
 
     async def _serve(self) -> None:
         while True:
-            key, due = await self._next()
-            self._running[key] = now = self._clock()
+            async with self._turn:
+                key, due = await self._next()
+                self._running[key] = now = self._clock()
             if self._lag is not None:
                 self._lag(now - due)
             try:
