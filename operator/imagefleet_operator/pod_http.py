@@ -23,7 +23,9 @@ class PodClient:
 
     def __init__(self, connections: int) -> None:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=connections, limit_per_host=2), auto_decompress=False
+            connector=aiohttp.TCPConnector(limit=connections, limit_per_host=2),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # pods have nothing to remember here
         )
 
     async def close(self) -> None:
