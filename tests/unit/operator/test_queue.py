@@ -30,12 +30,14 @@ class Work:
 
 
 class Clock:
-    """Time that stands still until the test moves it."""
+    """Time that stands still until the test moves it. ``looks``: how often someone asked for it."""
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return self.now
 
 
@@ -55,6 +57,21 @@ async def turn() -> None:
     """Let everything that can run run."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+async def test_a_key_wakes_no_more_workers_up_however_many_are_idle() -> None:
+    looks = []
+    for idle in (2, 64):
+        clock, work = Clock(), Work()
+        async with started(work, clock, idle) as queue:
+            queue.add("later", 100.0)
+            await turn()
+            before = clock.looks
+            queue.add("a")
+            await turn()
+            looks.append(clock.looks - before)
+        assert work.calls == ["a"]
+    assert looks[0] == looks[1]
 
 
 @pytest.mark.parametrize(
