@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
@@ -22,3 +23,8 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     makes 1 of 255."""
     first, second = (np.asarray(picture.convert("RGB"), int) for picture in (one, other))
     return first.shape == second.shape and bool(np.abs(first - second).max() <= 1)
+
+
+def all_same(pictures: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether as many pictures, as the API sends them, are the same one by one."""
+    return all(same(opened(one), opened(other)) for one, other in zip(pictures, others, strict=True))

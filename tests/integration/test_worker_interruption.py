@@ -23,7 +23,7 @@ from tests.integration.worker_process import (
     picture,
     start_worker,
 )
-from tests.pictures import opened, same
+from tests.pictures import all_same, same
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -114,10 +114,6 @@ async def _streamed(worker: Worker, **fields: Any) -> list[tuple[str, Any]]:
         )
         for event in events
     ]
-
-
-def all_same(pictures: list[str], others: list[str]) -> bool:
-    return all(same(opened(one), opened(other)) for one, other in zip(pictures, others, strict=True))
 
 
 async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws_the_same_pictures(

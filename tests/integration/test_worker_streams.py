@@ -27,7 +27,7 @@ from tests.integration.worker_process import (
     picture,
     start_worker,
 )
-from tests.pictures import opened, same
+from tests.pictures import opened
 from tests.unit.worker.http_fakes import served
 from tests.unit.worker.otlp import Collector, collecting, spans_of, values
 from tests.unit.worker.pictures import base64_of, encoded, noise
@@ -64,7 +64,7 @@ async def test_the_openai_client_reads_previews_and_the_picture(
     assert [event.partial_image_index for event in events[:2]] == [0, 1]  # type: ignore[union-attr]
     assert events[-1].size == "64x64"
     whole = await worker.generate(steps=6, seed=7)
-    assert same(opened(events[-1].b64_json), picture(whole))
+    assert opened(events[-1].b64_json).tobytes() == picture(whole).tobytes()
     sizes = {opened(event.b64_json).format for event in events}
     assert sizes == {"PNG"}
 

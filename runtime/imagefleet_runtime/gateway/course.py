@@ -52,10 +52,8 @@ class Course:
             self._leave()
             going_on = asyncio.create_task(self._another(relay))
             try:
-                while not going_on.done():
-                    await asyncio.wait((going_on,), timeout=KEEP_ALIVE_SECONDS)
-                    if not going_on.done():
-                        yield KEEP_ALIVE
+                while not (await asyncio.wait((going_on,), timeout=KEEP_ALIVE_SECONDS))[0]:
+                    yield KEEP_ALIVE
             finally:
                 going_on.cancel()  # without effect once it is done
             going_on.result()
