@@ -13,8 +13,10 @@ UV := .tools/bin/uv
 VENV := .venv/.synced
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
-# A line for each test that ended, whole though another process prints too.
-PYTEST_LINES := PYTHONUNBUFFERED=1 $(PYTEST) --verbose
+# A line for each test that ended, whole though another process prints too. What failed is kept for each suite alone.
+PYTEST_SUITE = rm -f $(PASSED)/$(1) && PYTHONUNBUFFERED=1 $(PYTEST) --verbose -o cache_dir=.pytest_cache/$(1) $(2) tests/$(1) \
+  | sed -u 's/^/$(1): /' && mkdir -p $(PASSED) && touch $(PASSED)/$(1)
+PASSED := build/tests-passed
 # Whoever collects tests imports what they import: those that need torch have a process of their own, beside the others.
 UNIT_TORCH := tests/unit/worker/engine tests/unit/shapes
 UNIT_OPERATOR := tests/unit/operator tests/unit/simulate
@@ -47,10 +49,14 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 	@started=$$(date +%s); $(MAKE) setup demo-model cluster-build; \
 	  DEMO_SETUP_SECONDS=$$(( $$(date +%s) - started )) exec $(PY) -m scripts.demo
 
-.PHONY: test test-unit test-integration test-e2e
+.PHONY: test test-again test-unit test-integration test-e2e
 # Tests of clusters and workers wait for as long as they compute: two processes, each with a cluster of its own.
 test: test-unit demo-model cluster-build ## Set everything up and run all tests
-	@$(MAKE) --jobs 2 --keep-going test-e2e test-integration
+	@$(MAKE) --jobs 2 --keep-going test-e2e test-integration || $(MAKE) test-again
+
+test-again: ## Run what failed of the last test-integration and test-e2e, one suite after the other
+	@for suite in integration e2e; do test -e $(PASSED)/$$suite || $(MAKE) test-$$suite AGAIN=--last-failed; done
+	@echo "what failed beside the other suite passed alone: see above for what it was, it needs mending all the same" >&2
 
 .PHONY: unit-torch unit-operator unit-gateway unit-others
 test-unit: $(VENV) ## The tests that need no cluster, in about a minute
@@ -69,10 +75,10 @@ unit-others: $(VENV)
 	@$(PYTEST) tests/unit $(addprefix --ignore=,$(UNIT_TORCH) $(UNIT_OPERATOR) $(UNIT_GATEWAY))
 
 test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
-	@$(PYTEST_LINES) tests/integration | sed -u 's/^/integration: /'
+	@$(call PYTEST_SUITE,integration,$(AGAIN))
 
 test-e2e: $(VENV) demo-model cluster-build ## Whole journeys on the whole fleet
-	@$(PYTEST_LINES) tests/e2e | sed -u 's/^/e2e: /'
+	@$(call PYTEST_SUITE,e2e,$(AGAIN))
 
 .PHONY: lint format
 lint: $(VENV) chart-lint image-lint check-generated ## Check format, style, types, import layers, chart and images
