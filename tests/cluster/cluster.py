@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_FOLDER = REPOSITORY / ".cluster"
-START_SECONDS = 60.0
+# Reached only where something is broken: how long a thing takes says as much of the machine, and of its neighbours.
+PATIENCE_SECONDS = 120.0
 
 
 class KubectlError(RuntimeError):
@@ -110,8 +111,8 @@ class Cluster:
             name, gpus, resource, dict(labels or {}), dict(extended or {}), [dict(taint) for taint in taints]
         )
         self._start_nodes(name, self._node_config([spec], self._facts()["image_mounts"]))
-        self.kubectl("wait", "--for=create", f"node/{name}", "--timeout=30s")
-        self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=30s")
+        self.kubectl("wait", "--for=create", f"node/{name}", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s")
 
     def remove_node(self, name: str) -> None:
         """End the process and delete the Node; its pods go the way of a lost node."""
@@ -154,7 +155,7 @@ class Cluster:
             bool(records) and all(r.alive() for r in records) and (self.layout.root / "cluster.json").exists()
         )
 
-    def wait_ready(self, seconds: float = START_SECONDS) -> None:
+    def wait_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
         """Until pods can be created and run."""
         names = [f"node/{spec.name}" for config in self._node_configs() for spec in config.nodes]
         limit = f"--timeout={seconds:.0f}s"
@@ -242,7 +243,7 @@ def _container(name: str, entry: Mapping[str, int]) -> ContainerProcess:
     return ContainerProcess(processes.Record(name, entry["pid"], entry["started"]), entry["restarts"])
 
 
-def wait_for(check: Callable[[], T], seconds: float = 30.0, every: float = 0.1) -> T:
+def wait_for(check: Callable[[], T], seconds: float = PATIENCE_SECONDS, every: float = 0.1) -> T:
     """The first true answer of `check`."""
     deadline = time.monotonic() + seconds
     while True:

@@ -51,8 +51,8 @@ class Fleet:
         """Have so many pods of the operator or the gateway, and wait until they are there and the others gone."""
         deployment = f"deployment/{self.release}-{component}"
         self.cluster.kubectl("scale", deployment, f"--replicas={replicas}", namespace=self.namespace)
-        self.cluster.kubectl("rollout", "status", deployment, "--timeout=60s", namespace=self.namespace)
-        wait_for(lambda: len(self.pods(component)) == replicas, seconds=60)
+        self.cluster.kubectl("rollout", "status", deployment, "--timeout=120s", namespace=self.namespace)
+        wait_for(lambda: len(self.pods(component)) == replicas)
 
     def gateways(self) -> list[str]:
         """Base addresses of the gateway's pods. The local cluster has no service proxy."""

@@ -124,7 +124,7 @@ class OutsideOperator:
         env = {**self._cluster.env(), **self._settings, "KUBECONFIG": str(self._kubeconfig)}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        wait_for(lambda: self.dead or _answers(f"{self.address}/livez"), seconds=60)
+        wait_for(lambda: self.dead or _answers(f"{self.address}/livez"))
         if self.dead:
             raise RuntimeError(f"the operator ended at once, see {self._log}")
 

@@ -11,6 +11,7 @@ from types import TracebackType
 
 import openai
 
+from tests.cluster.cluster import PATIENCE_SECONDS
 from tests.e2e.images import client_of
 
 PROMPTS = tuple(
@@ -19,8 +20,6 @@ PROMPTS = tuple(
         ("blue", "green", "yellow", "purple"), ("circle", "square", "triangle", "star"), ("white", "gray")
     )
 )
-
-MOST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,9 @@ class Callers:
         """Pictures by the model that drew them, of what was sent since then."""
         return Counter(one.model for one in self.outcomes if one.status == 200 and one.sent >= since)
 
-    def wait_for_more(self, requests: int, sent_since: float = 0.0, seconds: float = MOST_SECONDS) -> None:
+    def wait_for_more(
+        self, requests: int, sent_since: float = 0.0, seconds: float = PATIENCE_SECONDS
+    ) -> None:
         """Until so many further requests have ended, of those sent since then."""
         known, deadline = len(self.outcomes), time.monotonic() + seconds
         while (ended := sum(one.sent >= sent_since for one in self.outcomes[known:])) < requests:

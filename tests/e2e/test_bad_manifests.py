@@ -52,7 +52,7 @@ def test_each_mistake_ends_in_its_condition_and_no_other_pool_minds(
     assert restarts(fleet) == before, "no mistake restarts the operator"
     draw(fleet.gateways()[0], f"{shared_kubectl.namespace}/bystander")
     shared_kubectl("scale", "inferencepools.imagefleet.dev/bystander", "--replicas=2")
-    wait_for(lambda: ready_workers(shared_kubectl) == 2, seconds=90)
+    wait_for(lambda: ready_workers(shared_kubectl) == 2)
 
 
 def wait_for_condition(kubectl: Kubectl, path: Path, header: re.Match[str]) -> str:
@@ -66,7 +66,7 @@ def wait_for_condition(kubectl: Kubectl, path: Path, header: re.Match[str]) -> s
         return (found.get("status"), found.get("reason")) == (header["status"], header["reason"])
 
     try:
-        wait_for(reached, seconds=120, every=0.5)
+        wait_for(reached, every=0.5)
     except TimeoutError:
         return str(conditions(kubectl.get(resource)))
     return "" if message_of(kubectl, resource, header["type"]) else "the condition has no message"

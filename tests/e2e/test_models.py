@@ -75,7 +75,7 @@ def test_another_model_takes_over_on_the_same_worker(fleet: Fleet, shared_kubect
     wait_ready(shared_kubectl, "changing")
     before, same_worker = pixels(fleet, shared_kubectl), workers(shared_kubectl)
     shared_kubectl.apply(POOL.replace("MODEL", "tiny-2"))
-    wait_for(lambda: serves(shared_kubectl, "tiny-2"), seconds=60)
+    wait_for(lambda: serves(shared_kubectl, "tiny-2"))
     assert not same(before, pixels(fleet, shared_kubectl))
     assert workers(shared_kubectl) == same_worker, "a model is placed; no worker starts anew"
 
@@ -92,7 +92,7 @@ def test_a_model_on_a_claim_draws_what_its_files_draw(
         manifest = manifest.replace(word, text)
     shared_kubectl.apply(manifest)
     shared_kubectl.apply(POOL.replace("MODEL", "tiny-claim"))
-    wait_for(lambda: serves(shared_kubectl, "tiny-claim"), seconds=120)
+    wait_for(lambda: serves(shared_kubectl, "tiny-claim"))
     wait_ready(shared_kubectl, "changing")
     assert same(from_image, pixels(fleet, shared_kubectl))
     model = shared_kubectl.get("imagemodels.imagefleet.dev/tiny-claim")
@@ -113,7 +113,7 @@ def test_files_that_change_after_they_were_verified_are_never_served(
         found = conditions(shared_kubectl.get(RESOURCE)).get("ModelsPlaced", {})
         return found.get("status") == "False" and "digest" in found.get("message", "").lower()
 
-    wait_for(refused, seconds=120)
+    wait_for(refused)
     client = client_of(fleet.gateways()[0])
     with pytest.raises(openai.APIStatusError) as error:
         client.images.generate(model=f"{shared_kubectl.namespace}/tiny", prompt="a red circle", size="64x64")

@@ -117,12 +117,12 @@ def create_killed_after(bench: Bench, number: int) -> Kubectl:
             proxy.stop_after = number
             proxy.on_stop = lambda: os.kill(operator.pid, signal.SIGKILL)
             kubectl.apply(tiny_model("tiny-1") + "---" + POOL)
-            wait_for(lambda: len(proxy.writes) >= number or is_ready(kubectl), seconds=90)
+            wait_for(lambda: len(proxy.writes) >= number or is_ready(kubectl))
     return kubectl
 
 
 def wait_for_ready(kubectl: Kubectl) -> None:
-    wait_for(lambda: is_ready(kubectl), seconds=120, every=0.3)
+    wait_for(lambda: is_ready(kubectl), every=0.3)
 
 
 def is_ready(kubectl: Kubectl) -> bool:

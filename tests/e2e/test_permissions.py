@@ -36,16 +36,16 @@ def journey(fleet: Fleet, shared_kubectl: Kubectl) -> None:
     shared_kubectl.apply(pool(pre_pull=True, spot=SPOT))
     wait_ready(shared_kubectl, "rights")
     draw(fleet.gateways()[0], f"{shared_kubectl.namespace}/rights")
-    shared_kubectl("wait", "--for=condition=Stalled", "imagemodels.imagefleet.dev/nowhere", "--timeout=60s")
+    shared_kubectl("wait", "--for=condition=Stalled", "imagemodels.imagefleet.dev/nowhere", "--timeout=120s")
     for selected in (("service", "imagefleet.dev/pool=rights"), ("job", "imagefleet.dev/model=nowhere")):
         before = uids(shared_kubectl, *selected)
         shared_kubectl("delete", selected[0], "-l", selected[1])
-        wait_for(lambda: uids(shared_kubectl, *selected) - before, seconds=30)  # noqa: B023
+        wait_for(lambda: uids(shared_kubectl, *selected) - before)  # noqa: B023
     interrupt(fleet, shared_kubectl)
     shared_kubectl.apply(pool())
     on_demand = ("deployment", "imagefleet.dev/pool=rights")
-    wait_for(lambda: len(uids(shared_kubectl, *on_demand)) == 1, seconds=90)
-    wait_for(lambda: not uids(shared_kubectl, "daemonset", "imagefleet.dev/pool=rights"), seconds=30)
+    wait_for(lambda: len(uids(shared_kubectl, *on_demand)) == 1)
+    wait_for(lambda: not uids(shared_kubectl, "daemonset", "imagefleet.dev/pool=rights"))
 
 
 def pool(*, pre_pull: bool = False, **worker: Json) -> str:
@@ -62,7 +62,7 @@ def interrupt(fleet: Fleet, kubectl: Kubectl) -> None:
     (before,) = uids(kubectl, "pod", "imagefleet.dev/pool=rights")
     fleet.cluster.kubectl("taint", "node", "node-1", f"{GOING}=:PreferNoSchedule")
     try:
-        wait_for(lambda: uids(kubectl, "pod", "imagefleet.dev/pool=rights") - {before}, seconds=60)
+        wait_for(lambda: uids(kubectl, "pod", "imagefleet.dev/pool=rights") - {before})
     finally:
         fleet.cluster.kubectl("taint", "node", "node-1", f"{GOING}-")
 

@@ -178,18 +178,18 @@ def test_what_cannot_be_drawn_is_refused_in_words(
 
 def test_kubectl_scale_works(pictures: Kubectl) -> None:
     pictures("scale", POOL, "--replicas=1")
-    wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 1, seconds=60)
+    wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 1)
     wait_ready(pictures, "pictures")
 
 
 def test_a_request_waits_while_its_worker_starts(fleet: Fleet, pictures: Kubectl) -> None:
     pictures("scale", POOL, "--replicas=0")
-    wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 0, seconds=60)
+    wait_for(lambda: pictures.get(POOL)["status"]["replicas"] == 0)
     assert conditions(pictures.get(POOL))["Ready"]["reason"] == "ScaledToZero"
     with ThreadPoolExecutor(1) as caller:
         drawing = caller.submit(draw, fleet.gateways()[0], name_of(pictures))
         pictures("scale", POOL, "--replicas=1")
-        assert drawing.result(timeout=60).size == (64, 64)
+        assert drawing.result(timeout=120).size == (64, 64)
     wait_ready(pictures, "pictures")
 
 
@@ -198,8 +198,8 @@ def test_a_child_that_was_edited_or_deleted_by_hand_comes_back(pictures: Kubectl
     pictures("patch", "deployment", "pictures-workers", "--patch", '{"spec": {"replicas": 2}}')
     wait_for(lambda: pictures.get("deployment", "pictures-workers")["spec"]["replicas"] == 1)
     pictures("delete", "poddisruptionbudget,service", "pictures-workers")
-    pictures("wait", "--for=create", "service/pictures-workers", "--timeout=20s")
-    pictures("wait", "--for=create", "poddisruptionbudget/pictures-workers", "--timeout=20s")
+    pictures("wait", "--for=create", "service/pictures-workers", "--timeout=120s")
+    pictures("wait", "--for=create", "poddisruptionbudget/pictures-workers", "--timeout=120s")
     assert pictures.get("deployment", "pictures-workers")["spec"]["template"]["spec"] == edited
 
 
@@ -218,7 +218,7 @@ def test_at_rest_nothing_is_written(fleet: Fleet, pictures: Kubectl, audit: Audi
         threading.Event().wait(10)
         return 0 if writes(audit, fleet, mark) else mark
 
-    wait_for(quiet_since, seconds=90)
+    wait_for(quiet_since)
     mark = audit.mark()
     threading.Event().wait(20)
     assert writes(audit, fleet, mark) == []
@@ -231,4 +231,4 @@ def test_deleting_the_pool_leaves_nothing_behind(cluster: Cluster, pictures: Kub
         found = pictures.get(CHILDREN, "-l", "imagefleet.dev/pool=pictures")["items"]
         return [f"{one['kind']}/{one['metadata']['name']}" for one in found]
 
-    wait_for(lambda: not left(), seconds=60)
+    wait_for(lambda: not left())

@@ -113,7 +113,7 @@ def drawn(fleet: Fleet, kubectl: Kubectl, model: str, **more: Any) -> Image.Imag
 
 
 def test_a_model_of_a_bucket_is_what_its_folder_is_and_draws_the_same(fleet: Fleet, served: Kubectl) -> None:
-    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-s3", "--timeout=30s")
+    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-s3", "--timeout=120s")
     fetched = served.get("imagemodels.imagefleet.dev/tiny-s3")["status"]
     local = served.get("imagemodels.imagefleet.dev/tiny-2")["status"]
     assert fetched["digest"] == local["digest"]
@@ -129,7 +129,7 @@ def test_each_kind_of_place_gives_the_files_that_were_put_there(
     name = f"from-{scheme}"
     source = {"uri": uri, "secretRef": {"name": name}}
     served.apply(secret(name, keys) + "---\n" + manifest("ImageModel", name, {"source": source}))
-    served("wait", "--for=condition=Ready", f"imagemodels.imagefleet.dev/{name}", "--timeout=90s")
+    served("wait", "--for=condition=Ready", f"imagemodels.imagefleet.dev/{name}", "--timeout=120s")
     found = served.get(f"imagemodels.imagefleet.dev/{name}")["status"]
     local = served.get("imagemodels.imagefleet.dev/tiny-2")["status"]
     assert (found["digest"], found["bytes"]) == (local["digest"], local["bytes"])
@@ -140,7 +140,7 @@ def test_what_a_worker_measured_of_its_sizes_is_told(served: Kubectl) -> None:
         status = served.get("imagemodels.imagefleet.dev/tiny-s3")["status"]
         return [size["size"] for entry in status.get("performance", []) for size in entry.get("sizes", [])]
 
-    wait_for(lambda: "64x64" in sizes(), seconds=90)
+    wait_for(lambda: "64x64" in sizes())
 
 
 def test_an_adapter_from_the_bucket_is_drawn_with_where_it_is_asked_for_and_restarts_nobody(
@@ -172,7 +172,7 @@ def test_a_secret_that_is_missing_is_named_and_hurts_no_other_model(fleet: Fleet
         found = conditions(served.get("imagemodels.imagefleet.dev/tiny-denied"))
         return found.get("Stalled", {})
 
-    wait_for(lambda: stalled().get("reason") == "AccessDenied", seconds=120)
+    wait_for(lambda: stalled().get("reason") == "AccessDenied")
     assert f"Secret nowhere of namespace {served.namespace}" in stalled()["message"]
     # The Secret's volume replaces the worker; while it is missing the other models come back all the same.
     wait_for(

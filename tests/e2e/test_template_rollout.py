@@ -70,7 +70,7 @@ class Workers:
             found = conditions(self.kubectl.get(POOL)).get("WorkersReady", {})
             return bool(found.get("reason") == "WorkersCrashing")
 
-        wait_for(crashing, seconds=120, every=LOOK_SECONDS)
+        wait_for(crashing, every=LOOK_SECONDS)
 
     def wait_replaced(self, replicas: int, generation: int) -> set[int]:
         """Until all are of this generation; how many were allowed to be away at a time meanwhile."""
@@ -81,7 +81,7 @@ class Workers:
             return list(self.serving().values()) == [generation] * replicas
 
         wait_for(replaced, seconds=200, every=LOOK_SECONDS)
-        wait_ready(self.kubectl, "pictures", timeout="60s")
+        wait_ready(self.kubectl, "pictures")
         return seen
 
 

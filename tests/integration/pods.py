@@ -48,7 +48,7 @@ def conditions(kubectl: Kubectl, name: str) -> dict[str, str]:
 
 def finish(kubectl: Kubectl, name: str, phase: str = "Succeeded") -> str:
     """Wait for the pod to end, and return what it wrote."""
-    kubectl("wait", f"--for=jsonpath={{.status.phase}}={phase}", f"pod/{name}", "--timeout=20s")
+    kubectl("wait", f"--for=jsonpath={{.status.phase}}={phase}", f"pod/{name}", "--timeout=120s")
     return kubectl("logs", name)
 
 

@@ -55,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         tmp_path_factory.mktemp("api") / "it", nodes=[NodeSpec("node-1", gpus=0)], owned=True
     )
     running.kubectl("apply", "-f", str(CRDS))
-    running.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=30s")
+    running.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=120s")
     yield running
     running.stop()
 
@@ -271,7 +271,7 @@ def test_a_condition_is_complete(kubectl: Kubectl, missing: str, want: str) -> N
 def test_kubectl_wait_reads_the_conditions(kubectl: Kubectl) -> None:
     kubectl.apply(POOL)
     patch_status(kubectl, "imgpool/shortest", {"observedGeneration": 1, "conditions": [READY]})
-    kubectl("wait", "--for=condition=Ready=False", "imgpool/shortest", "--timeout=5s")
+    kubectl("wait", "--for=condition=Ready=False", "imgpool/shortest", "--timeout=120s")
 
 
 def test_a_pool_is_shown_in_columns(kubectl: Kubectl) -> None:

@@ -34,9 +34,9 @@ class TestScheduling:
             kubectl,
             {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec},
         )
-        kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+        kubectl("rollout", "status", "deployment/web", "--timeout=120s")
         kubectl("set", "env", "deployment/web", "VERSION=2")
-        kubectl("rollout", "status", "deployment/web", "--timeout=20s")
+        kubectl("rollout", "status", "deployment/web", "--timeout=120s")
         pods = [p for p in kubectl.get("pods")["items"] if "deletionTimestamp" not in p["metadata"]]
         assert len({p["status"]["podIP"] for p in pods}) == len(pods) == 2
 
@@ -55,15 +55,15 @@ class TestScheduling:
             return container("exec sleep 1000", resources={"limits": {"nvidia.com/gpu": count}})
 
         apply(kubectl, pod("first", wants(6), terminationGracePeriodSeconds=0), pod("second", wants(3)))
-        kubectl("wait", "--for=condition=Ready", "pod/first", "--timeout=10s")
+        kubectl("wait", "--for=condition=Ready", "pod/first", "--timeout=120s")
         wait_for(lambda: "Insufficient nvidia.com/gpu" in json.dumps(kubectl.get("pod", "second")["status"]))
         kubectl("delete", "pod", "first")
-        kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=10s")
+        kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=120s")
 
     def test_the_audit_log_knows_who_wrote_what(self, kubectl: Kubectl, audit: AuditLog) -> None:
         mark = audit.mark()
         apply(kubectl, pod("quiet", container("exec sleep 1000")))
-        kubectl("wait", "--for=condition=Ready", "pod/quiet", "--timeout=10s")
+        kubectl("wait", "--for=condition=Ready", "pod/quiet", "--timeout=120s")
         writes = list(audit.events(since=mark, resource="pods", namespace=kubectl.namespace, writes=True))
         assert [(e.user, e.verb) for e in writes if e.user.endswith(":admin")] == [
             ("imagefleet:admin", "create")
@@ -94,11 +94,11 @@ class TestLifecycle:
     def _crash_and_recover(self, own: Cluster, folder: Path) -> None:
         kubectl = Kubectl(own, "default")
         apply(kubectl, pod("survivor", container("exec sleep 1000"), restartPolicy="Always"))
-        kubectl("wait", "--for=condition=Ready", "pod/survivor", "--timeout=10s")
+        kubectl("wait", "--for=condition=Ready", "pod/survivor", "--timeout=120s")
         pid = own.pid("default", "survivor")
         (node,) = own.node_processes()
         os.kill(node.pid, signal.SIGKILL)
-        wait_for(lambda: processes.start_time(pid) is None, seconds=5)
+        wait_for(lambda: processes.start_time(pid) is None)
         _cluster_command("up", folder)
         assert wait_for(lambda: main_status(kubectl, "survivor")["restartCount"]) == 1
         wait_for(lambda: main_status(kubectl, "survivor")["ready"])
@@ -116,7 +116,7 @@ class TestLifecycle:
             assert owner.stdout is not None
             assert owner.stdout.readline() == "up\n"
             owner.kill()
-        wait_for(lambda: not commands_with(str(own_folder)), seconds=5)
+        wait_for(lambda: not commands_with(str(own_folder)))
 
     def test_two_clusters_have_different_addresses(
         self, cluster: Cluster, kubectl: Kubectl, own_folder: Path
@@ -125,7 +125,7 @@ class TestLifecycle:
         addresses = set()
         for target in (kubectl, Kubectl(own, "default")):
             apply(target, pod("here", container("exec sleep 1000")))
-            target("wait", "--for=condition=Ready", "pod/here", "--timeout=10s")
+            target("wait", "--for=condition=Ready", "pod/here", "--timeout=120s")
             addresses.add(target.get("pod", "here")["status"]["podIP"])
         assert len(addresses) == 2
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from tests.integration.worker_process import (
+    LIMIT_SECONDS,
     MANY_STEPS,
     OTHER_SIZE,
     Worker,
@@ -26,9 +26,6 @@ from tests.integration.worker_process import (
 from tests.pictures import all_same, same
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-# Far less than MANY_STEPS take, on any machine; to be compared with a grace period of minutes.
-SECONDS_TO_END = 20.0
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +113,7 @@ async def _streamed(worker: Worker, **fields: Any) -> list[tuple[str, Any]]:
     ]
 
 
-async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws_the_same_pictures(
+async def test_on_sigterm_all_is_handed_over_and_another_worker_draws_the_same_pictures(
     workers: list[Worker],
 ) -> None:
     """A plain request of two pictures, a stream, and one that waits."""
@@ -134,10 +131,8 @@ async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws
         return bool((await first.model("tiny-1"))["queued"] == 1)
 
     await first.until(halfway)
-    started = time.monotonic()
     first.process.send_signal(signal.SIGTERM)
-    code = await asyncio.to_thread(first.process.wait, SECONDS_TO_END)
-    assert code == 0, f"after {time.monotonic() - started:.1f} s"
+    assert await asyncio.to_thread(first.process.wait, LIMIT_SECONDS) == 0
     handed = await waiting
     assert (handed.status_code, handed.json()["error"]["code"]) == (503, "interrupted")
     assert "checkpoint" not in handed.json()
@@ -147,7 +142,8 @@ async def test_on_sigterm_all_is_handed_over_in_seconds_and_another_worker_draws
     resumed = await second.generate(**asked, resume=interrupted.json()["checkpoint"])
     assert all_same(*([entry["b64_json"] for entry in answer.json()["data"]] for answer in (resumed, whole)))
     steps = int(resumed.headers["x-imagefleet-resumed-steps"])
-    assert steps == interrupted.json()["stepsDone"] > 0
+    assert steps == interrupted.json()["stepsDone"]
+    assert 0 < steps < MANY_STEPS
     assert float(resumed.headers["x-imagefleet-run-seconds"]) > 0
 
     events = await stream

@@ -64,7 +64,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace in which pods can be created. It is deleted afterwards, without waiting for it."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
-    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s", namespace=name)
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=120s", namespace=name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 

@@ -134,12 +134,12 @@ def test_hot_models_are_on_several_workers_and_cold_ones_take_turns(tail: Tail) 
     Random(1).shuffle(requests)
     callers = Callers(tail.fleet.gateways(), *requests, callers=6, steps=STEPS)
     with callers:
-        wait_for(lambda: sum(HOT in pinned for pinned in tail.pinned()) >= 2, seconds=120)
-        wait_for(lambda: tail.resident()[HOT] >= 2, seconds=60)
+        wait_for(lambda: sum(HOT in pinned for pinned in tail.pinned()) >= 2)
+        wait_for(lambda: tail.resident()[HOT] >= 2)
         settled(tail)
         pinned = tail.pinned()
         cold = set(MODELS).difference(*pinned)
-        wait_for(lambda: cold & callers.served_by().keys() and tail.evictions(), seconds=60)
+        wait_for(lambda: cold & callers.served_by().keys() and tail.evictions())
     assert not callers.failed
     assert any(PROMISED in models for models in pinned), "minResident stands, however seldom it is asked for"
     assert max(map(len, pinned)) <= 3

@@ -100,7 +100,7 @@ def test_what_an_interrupted_worker_draws_comes_from_another_one_and_is_the_same
     with ThreadPoolExecutor(1) as callers:
         picture = callers.submit(draw, gateway, route, **LONG)
         try:
-            pod = wait_for(lambda: busy(overnight), seconds=60)
+            pod = wait_for(lambda: busy(overnight))
             assert pod is not None
             interrupt(overnight, pod)
             assert same(picture.result(120), undisturbed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.cluster import REPOSITORY, wait_for
+from tests.cluster.cluster import PATIENCE_SECONDS, REPOSITORY, wait_for
 from tests.cluster.fleet import Fleet
 from tests.e2e.callers import Callers
 from tests.e2e.images import conditions
@@ -136,11 +136,11 @@ class Pool:
         self.wait(lambda: self.rollout().get("phase") == phase, seconds)
         return self.rollout()
 
-    def wait_traffic(self, shares: dict[str, int], seconds: float = 60.0) -> None:
+    def wait_traffic(self, shares: dict[str, int], seconds: float = PATIENCE_SECONDS) -> None:
         """Until the requests are divided so."""
         self.wait(lambda: self.traffic() == shares, seconds)
 
-    def wait(self, done: Callable[[], object], seconds: float = 60.0) -> None:
+    def wait(self, done: Callable[[], object], seconds: float = PATIENCE_SECONDS) -> None:
         """Until `done`; else a TimeoutError that tells the pool's status."""
         try:
             wait_for(done, seconds=seconds, every=LOOK_SECONDS)

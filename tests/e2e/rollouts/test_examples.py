@@ -115,7 +115,7 @@ def test_kill_switch(pictures: Pool) -> None:
     pictures.begin("shapes-2")
     pictures.apply_example("kill-switch/2-pool.yaml")
     pictures.wait(lambda: len(pictures.status()["models"]) == 2)
-    pictures.kubectl("wait", "--for=condition=Ready", RESOURCE, "--timeout=60s")
+    pictures.kubectl("wait", "--for=condition=Ready", RESOURCE, "--timeout=120s")
     with pictures.callers() as load:
         load.wait_for_more(10)
         pictures.apply_example("kill-switch/3-suspended.yaml")

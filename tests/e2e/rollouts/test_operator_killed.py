@@ -67,7 +67,7 @@ class MortalOperator:
             with self._operator:
                 self._proxy.on_stop = self._kill
                 self._proxy.stop_after = max(written, len(self._proxy.writes)) + 1
-                wait_for(lambda: self._operator.dead or done(), seconds=60, every=LOOK_SECONDS)
+                wait_for(lambda: self._operator.dead or done(), every=LOOK_SECONDS)
                 deaths += self._operator.dead
         return deaths
 

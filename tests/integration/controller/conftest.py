@@ -22,7 +22,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("operator-cluster") / "it"
     running = Cluster.start(folder, nodes=[NodeSpec("node-1", gpus=8)], owned=True)
     running.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
-    running.kubectl("wait", "--for=condition=Established", "-f", str(REPOSITORY / "crds"), "--timeout=30s")
+    running.kubectl("wait", "--for=condition=Established", "-f", str(REPOSITORY / "crds"), "--timeout=120s")
     yield running
     running.stop()
 
@@ -37,7 +37,7 @@ def cache() -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def start(cluster: Cluster, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[STARTER]:
-    """Starts operators by name; all are killed in the end. Short leases, so that none waits long for another."""
+    """Starts operators by name; all are killed in the end. They look at their Lease often, so that tests can count in it."""
     folder = tmp_path_factory.mktemp("operator")
     kubeconfig = write_kubeconfig(cluster, folder / "kubeconfig", make_account(cluster))
     key = write_caller_key(folder / "caller.pem")
@@ -50,8 +50,7 @@ def start(cluster: Cluster, cache: Path, tmp_path_factory: pytest.TempPathFactor
         return made
 
     with pytest.MonkeyPatch.context() as patch:
-        for name, seconds in (("LEASE", "4"), ("RENEW", "3"), ("RETRY", "0.5")):
-            patch.setenv(f"IMAGEFLEET_{name}_SECONDS", seconds)
+        patch.setenv("IMAGEFLEET_RETRY_SECONDS", "0.5")
         patch.setenv("IMAGEFLEET_CACHE_TYPE", "hostPath")
         patch.setenv("IMAGEFLEET_CACHE_PATH", str(cache))
         yield starter
@@ -87,5 +86,5 @@ def settled(kubectl: Kubectl, operator: OutsideOperator, models: Path) -> Kubect
     """A namespace with a pool of one ready fake worker that holds its model."""
     kubectl.apply(image_model(models))
     kubectl.apply(pool())
-    kubectl("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=90s")
+    kubectl("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=120s")
     return kubectl

@@ -68,10 +68,8 @@ def condition(kubectl: Kubectl, kind: str, name: str, wanted: str) -> dict[str, 
     return None
 
 
-def await_condition(
-    kubectl: Kubectl, kind: str, name: str, wanted: str, seconds: float = 60
-) -> dict[str, Any]:
-    wait_for(lambda: condition(kubectl, kind, name, wanted) is not None, seconds=seconds)
+def await_condition(kubectl: Kubectl, kind: str, name: str, wanted: str) -> dict[str, Any]:
+    wait_for(lambda: condition(kubectl, kind, name, wanted) is not None)
     found = condition(kubectl, kind, name, wanted)
     assert found is not None
     return found

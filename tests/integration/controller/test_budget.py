@@ -36,8 +36,8 @@ def test_a_pool_whose_limit_pays_for_no_worker_has_none_until_it_is_raised(settl
     settled.apply(with_budget("0.01"))
     ready = await_condition(settled, POOLS, "thumbs", "Ready=False/BudgetExhausted")
     assert "costs up to 0.0306 hours until it has ended" in ready["message"]
-    wait_for(lambda: replicas(settled) == 0, seconds=30)
-    wait_for(lambda: not settled.get("pods", "-l", "imagefleet.dev/pool=thumbs")["items"], seconds=60)
+    wait_for(lambda: replicas(settled) == 0)
+    wait_for(lambda: not settled.get("pods", "-l", "imagefleet.dev/pool=thumbs")["items"])
     settled.apply(with_budget("10"))
     await_condition(settled, POOLS, "thumbs", "Ready=True/Ready")
     assert replicas(settled) == 1
@@ -47,15 +47,13 @@ def test_a_pool_whose_limit_pays_for_no_worker_has_none_until_it_is_raised(settl
 def test_what_pods_hold_is_counted_from_their_scheduling_to_their_end(settled: Kubectl) -> None:
     settled.apply(with_budget("10", worker={}, costPerGpuHour="3600"))
     await_condition(settled, POOLS, "thumbs", "WithinBudget=True/WithinBudget")
-    wait_for(
-        lambda: [w["state"] for w in status(settled)["spend"].get("workers", ())] == ["Holding"], seconds=60
-    )
+    wait_for(lambda: [w["state"] for w in status(settled)["spend"].get("workers", ())] == ["Holding"])
     (pod,) = settled.get("pods", "-l", "imagefleet.dev/pool=thumbs")["items"]
     scheduled = next(c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
     since = datetime.fromisoformat(scheduled["lastTransitionTime"]).timestamp()
 
     settled.apply(with_budget("10", replicas=0, worker={}, costPerGpuHour="3600"))
-    wait_for(lambda: "workers" not in status(settled)["spend"], seconds=60)
+    wait_for(lambda: "workers" not in status(settled)["spend"])
     gone = time.time()
     spend = status(settled)["spend"]
     held = spend["gpuHours"] * 3600

@@ -29,7 +29,7 @@ def test_a_child_that_the_api_server_refuses_stalls_its_pool_alone(
     stalled = await_condition(settled, "inferencepools.imagefleet.dev", "bad", "Stalled=True/ChildRejected")
     assert "restartPolicy" in stalled["message"]
     settled.apply(pool("good"))
-    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/good", "--timeout=90s")
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/good", "--timeout=120s")
 
 
 @pytest.mark.parametrize(
@@ -81,12 +81,12 @@ def test_a_model_is_served_where_an_accelerator_can_do_what_it_asks_and_says_whe
     kubectl.apply(image_model(models, pipeline={"quantization": "float8-dynamic"}))
     kubectl.apply(pool())
     model, pools = "imagemodels.imagefleet.dev", "inferencepools.imagefleet.dev"
-    refused = await_condition(kubectl, pools, "thumbs", "ModelsPlaced=False/OptionUnsupported", 90)
+    refused = await_condition(kubectl, pools, "thumbs", "ModelsPlaced=False/OptionUnsupported")
     assert refused["message"] == "shapes on cpu: float8-dynamic needs an accelerator with float8."
     stalled = await_condition(kubectl, model, "shapes", "Stalled=True/OptionUnsupported")
     assert stalled["message"] == "cpu: float8-dynamic needs an accelerator with float8."
     kubectl.apply(pool("able", fake={"FAKE_ACCELERATOR": "FAKE-1"}))
-    kubectl("wait", "--for=condition=Ready", f"{pools}/able", "--timeout=90s")
+    kubectl("wait", "--for=condition=Ready", f"{pools}/able", "--timeout=120s")
     ready = await_condition(kubectl, model, "shapes", "Ready=True/Ready")
     assert "Not on every accelerator: cpu: float8-dynamic needs" in ready["message"]
     assert condition(kubectl, pools, "thumbs", "ModelsPlaced=False/OptionUnsupported") is not None
@@ -103,13 +103,13 @@ def test_how_far_a_fetch_is_is_told_and_costs_nothing_while_it_stands_still(
         found = condition(kubectl, model, "shapes", "Cached=False/Fetching")
         return found is not None and found["message"] == "2 of 2 workers fetch the files: 42 % of 2Ki."
 
-    wait_for(both, seconds=90)
+    wait_for(both)
     copies = kubectl.get(model, "shapes")["status"]["copies"]
     assert copies == {
         "available": 0, "total": 2, "failed": 0, "fetching": 2, "bytesFetched": 840, "bytesTotal": 2000,
     }  # fmt: skip
     mark = audit.mark()
-    wait_for(lambda: len(list(audit.events(since=mark, verb="update", resource="leases"))) >= 10, seconds=60)
+    wait_for(lambda: len(list(audit.events(since=mark, verb="update", resource="leases"))) >= 10)
     written = audit.events(since=mark, user=USER, writes=True, namespace=kubectl.namespace)
     assert [e.resource for e in written if e.resource == "imagemodels"] == []
 
@@ -120,5 +120,5 @@ def test_a_model_that_comes_after_its_pool_is_placed_at_once(settled: Kubectl, m
     settled("patch", "inferencepools.imagefleet.dev", "thumbs", "--type=merge", "-p", patch)
     await_condition(settled, "inferencepools.imagefleet.dev", "thumbs", "ModelsPlaced=False/ModelNotFound")
     settled.apply(image_model(models, "later"))
-    settled("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/later", "--timeout=60s")
-    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=10s")
+    settled("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/later", "--timeout=120s")
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=120s")

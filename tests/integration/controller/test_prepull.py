@@ -35,7 +35,7 @@ def on_the_hub(hub: Hub) -> str:
 def verified(kubectl: Kubectl, hub: Hub) -> None:
     """The model is there, and its verification has fetched its files."""
     kubectl.apply(on_the_hub(hub))
-    kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", "--timeout=90s")
+    kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", "--timeout=120s")
 
 
 def weights(cache: Path) -> list[Path]:
@@ -56,14 +56,14 @@ def test_a_node_has_a_models_files_before_the_first_worker_comes(
         verified(kubectl, hub)
         empty(cache)
         kubectl.apply(preparing())
-        told = await_condition(kubectl, POOL, "thumbs", "PrePulled=True/PrePulled", seconds=90)
+        told = await_condition(kubectl, POOL, "thumbs", "PrePulled=True/PrePulled")
     assert told["message"] == "1 of 1 nodes have the workers' image and 1 models."
     assert weights(cache)
     status = kubectl.get(POOL, "thumbs")["status"]
     assert (status["prePull"], status["replicas"]) == ({"nodes": 1, "ready": 1}, 0)
     kubectl.apply(preparing(wanted=False))
-    wait_for(lambda: not exists(kubectl, "daemonset", "thumbs-prepull"), seconds=30)
-    wait_for(lambda: "prePull" not in kubectl.get(POOL, "thumbs")["status"], seconds=30)
+    wait_for(lambda: not exists(kubectl, "daemonset", "thumbs-prepull"))
+    wait_for(lambda: "prePull" not in kubectl.get(POOL, "thumbs")["status"])
 
 
 def test_a_model_that_cannot_be_fetched_is_tried_again_and_told_of(
@@ -81,5 +81,5 @@ def test_a_model_that_cannot_be_fetched_is_tried_again_and_told_of(
         statuses = (s for pod in found for s in pod["status"].get("initContainerStatuses", ()))
         return max((s["restartCount"] for s in statuses), default=0)
 
-    wait_for(lambda: restarts() >= 1, seconds=90)
+    wait_for(lambda: restarts() >= 1)
     assert kubectl.get(POOL, "thumbs")["status"]["prePull"] == {"nodes": 1, "ready": 0}

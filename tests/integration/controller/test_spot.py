@@ -49,7 +49,7 @@ def apply(kubectl: Kubectl, replicas: int = 3, **spot: Any) -> None:
 
 
 def ready(kubectl: Kubectl) -> None:
-    kubectl("wait", "--for=condition=Ready", f"{POOL}/thumbs", "--timeout=90s")
+    kubectl("wait", "--for=condition=Ready", f"{POOL}/thumbs", "--timeout=120s")
 
 
 def workers(kubectl: Kubectl) -> list[dict[str, Any]]:
@@ -82,16 +82,16 @@ def test_a_pools_workers_are_shared_between_two_deployments_and_counted_together
     spotted(
         "patch", "deployment", "thumbs-workers-on-demand", "--type=merge", "-p", '{"spec":{"replicas":0}}'
     )
-    wait_for(lambda: places(spotted) == SHARED, seconds=60)
+    wait_for(lambda: places(spotted) == SHARED)
 
 
 def test_a_pool_that_has_no_spot_any_more_keeps_its_workers_on_demand_until_they_are_replaced(
     spotted: Kubectl,
 ) -> None:
     spotted.apply(pool(replicas=2))
-    wait_for(lambda: not exists(spotted, "deployment", "thumbs-workers-on-demand"), seconds=60)
+    wait_for(lambda: not exists(spotted, "deployment", "thumbs-workers-on-demand"))
     assert places(spotted)["", "other"] == 2, "the others were ready before"
-    wait_for(lambda: places(spotted) == Counter({("", "other"): 2}), seconds=60)
+    wait_for(lambda: places(spotted) == Counter({("", "other"): 2}))
     ready(spotted)
     assert not [
         c for c in spotted.get(POOL, "thumbs")["status"]["conditions"] if c["type"] == "SpotAvailable"
@@ -105,13 +105,13 @@ def test_a_worker_whose_node_is_about_to_go_hands_over_and_is_replaced(
     name, node = goes["metadata"]["name"], goes["spec"]["nodeName"]
     cluster.kubectl("taint", "node", node, "example.com/going=:PreferNoSchedule")
     try:
-        wait_for(lambda: name not in {pod["metadata"]["name"] for pod in workers(spotted)}, seconds=30)
+        wait_for(lambda: name not in {pod["metadata"]["name"] for pod in workers(spotted)})
         told = spotted.get("events.events.k8s.io", "--field-selector=reason=SpotInterrupted")["items"]
         assert {event["regarding"]["name"] for event in told} == {"thumbs"}
         assert all("example.com/going" in event["note"] for event in told)
     finally:
         cluster.kubectl("taint", "node", node, "example.com/going-")
-    wait_for(lambda: places(spotted) == SHARED, seconds=60)
+    wait_for(lambda: places(spotted) == SHARED)
 
 
 def test_workers_on_demand_stand_in_until_there_are_spot_nodes_again(
@@ -121,13 +121,13 @@ def test_workers_on_demand_stand_in_until_there_are_spot_nodes_again(
     try:
         spotted("delete", "pods", "-l", "imagefleet.dev/capacity=spot", "--wait=false")
         await_condition(spotted, POOL, "thumbs", "SpotAvailable=False/OnDemandFallback")
-        wait_for(lambda: places(spotted) == Counter({("on-demand", "other"): 3}), seconds=60)
+        wait_for(lambda: places(spotted) == Counter({("on-demand", "other"): 3}))
         ready(spotted)
         status = spotted.get(POOL, "thumbs")["status"]
         assert (status["replicas"], status["readyReplicas"]) == (3, 3)
     finally:
         cluster.kubectl("uncordon", *NODES)
-    wait_for(lambda: places(spotted) == SHARED, seconds=60)
+    wait_for(lambda: places(spotted) == SHARED)
     await_condition(spotted, POOL, "thumbs", "SpotAvailable=True/SpotAvailable")
     told = json.dumps(spotted.get("events.events.k8s.io", "--field-selector=regarding.kind=InferencePool"))
     assert '"OnDemandFallback"' in told

@@ -69,7 +69,7 @@ class World:
         """Let the watch run until then."""
         task = asyncio.create_task(self.watch.run())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while not done():  # noqa: ASYNC110  # what is waited for has no event of its own
                     await asyncio.sleep(0.001)
         finally:
