@@ -37,7 +37,7 @@ def cache() -> Iterator[Path]:
 
 @pytest.fixture(scope="package")
 def start(cluster: Cluster, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[STARTER]:
-    """Starts operators by name; all are killed in the end. They look at their Lease often, so that tests can count in it."""
+    """Starts operators by name; all are killed in the end. Leases are renewed often: tests count in them."""
     folder = tmp_path_factory.mktemp("operator")
     kubeconfig = write_kubeconfig(cluster, folder / "kubeconfig", make_account(cluster))
     key = write_caller_key(folder / "caller.pem")
