@@ -19,6 +19,8 @@ from imagefleet_runtime.worker.throughput import LEAST_GAIN
 WARM_UP_STEPS = 2
 # Steps of each larger batch: one to warm up, three to measure.
 BATCH_STEPS = 4
+# Small models are drawn again and again for so long: else all of their steps may fall into another process's turn.
+LEAST_SECONDS = 0.1
 # The search for larger batches ends after so many that are not worth it: a single one may be another process's doing.
 MISSES = 2
 # A batch that would be measured for longer is not tried: a model whose step takes seconds fills the device alone.
@@ -88,7 +90,7 @@ class _Warming:
         found = {}
         for split in lanes.candidates(batch, step_seconds):
             lanes.learn(pixels, split)
-            found[split] = measure()
+            found[split] = min(_repeated(measure))
         best = min(found, key=lambda split: found[split])
         lanes.learn(pixels, best)
         return found[best]
@@ -154,3 +156,12 @@ class _Warming:
             self._pipeline.hub.cancel(drawing.id)
         self._pipeline.hub.round()
         self._pipeline.forget_steps()
+
+
+def _repeated(measure: Callable[[], Seconds]) -> list[Seconds]:
+    """What ``measure`` gives, once and for as long as that is too little to be believed."""
+    started = time.monotonic()
+    found = [measure()]
+    while time.monotonic() - started < LEAST_SECONDS:
+        found.append(measure())
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -110,6 +111,17 @@ def test_batches_double_while_they_gain_and_fit(
     assert [batch for batch, _seconds in found.step_seconds] == batches
     assert dict(found.step_seconds) == pytest.approx({batch: seconds(batch) for batch in batches})
     assert dict(found.peak_bytes) == {batch: 10 * batch for batch in batches}
+
+
+def test_a_small_model_is_measured_until_others_have_had_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each hundred steps, the first thirty fall into another process's turn."""
+    steps = itertools.count()
+
+    def seconds(batch: int) -> float:
+        return 0.0001 * batch if next(steps) % 100 >= 30 else 0.002
+
+    found = dict(profile(Device(seconds, lambda _batch: 1), monkeypatch, max_batch=2).step_seconds)
+    assert found == pytest.approx({1: 0.0001, 2: 0.0002})
 
 
 @pytest.mark.parametrize(
