@@ -13,9 +13,12 @@ UV := .tools/bin/uv
 VENV := .venv/.synced
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
-# A line for each test that ended, whole though another process prints too. What failed is kept for each suite alone.
-PYTEST_SUITE = rm -f $(PASSED)/$(1) && PYTHONUNBUFFERED=1 $(PYTEST) --verbose -o cache_dir=.pytest_cache/$(1) $(2) tests/$(1) \
-  | sed -u 's/^/$(1): /' && mkdir -p $(PASSED) && touch $(PASSED)/$(1)
+# A suite of tests, $(call SUITE,name,paths): a line for each test that ended, whole though others print too. What
+# failed is kept for each suite alone.
+SUITE = rm -f $(PASSED)/$(1) \
+  && PYTHONUNBUFFERED=1 $(PYTEST) --verbose -o cache_dir=.pytest_cache/$(1) $(AGAIN) $(2) | sed -u 's/^/$(1): /' \
+  && mkdir -p $(PASSED) && touch $(PASSED)/$(1)
+SUITES := integration e2e-fleet e2e-rollouts e2e-capacity
 PASSED := build/tests-passed
 # Whoever collects tests imports what they import: those that need torch have a process of their own, beside the others.
 UNIT_TORCH := tests/unit/worker/engine tests/unit/shapes
@@ -49,14 +52,14 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 	@started=$$(date +%s); $(MAKE) setup demo-model cluster-build; \
 	  DEMO_SETUP_SECONDS=$$(( $$(date +%s) - started )) exec $(PY) -m scripts.demo
 
-.PHONY: test test-again test-unit test-integration test-e2e
-# Tests of clusters and workers wait for as long as they compute: two processes, each with a cluster of its own.
+.PHONY: test test-again test-unit test-e2e $(SUITES:%=test-%)
+# Tests of clusters and workers wait for as long as they compute: three processes, each with a cluster of its own.
 test: test-unit demo-model cluster-build ## Set everything up and run all tests
-	@$(MAKE) --jobs 2 --keep-going test-e2e test-integration || $(MAKE) test-again
+	@$(MAKE) --jobs 3 --keep-going $(SUITES:%=test-%) || $(MAKE) test-again
 
-test-again: ## Run what failed of the last test-integration and test-e2e, one suite after the other
-	@for suite in integration e2e; do test -e $(PASSED)/$$suite || $(MAKE) test-$$suite AGAIN=--last-failed; done
-	@echo "what failed beside the other suite passed alone: see above for what it was, it needs mending all the same" >&2
+test-again: ## Run what failed of the suites of the last `make test`, one suite after the other
+	@for suite in $(SUITES); do test -e $(PASSED)/$$suite || $(MAKE) test-$$suite AGAIN=--last-failed; done
+	@echo "what failed beside other suites passed alone: see above for what it was, it needs mending all the same" >&2
 
 .PHONY: unit-torch unit-operator unit-gateway unit-others
 test-unit: $(VENV) ## The tests that need no cluster, in about a minute
@@ -75,10 +78,19 @@ unit-others: $(VENV)
 	@$(PYTEST) tests/unit $(addprefix --ignore=,$(UNIT_TORCH) $(UNIT_OPERATOR) $(UNIT_GATEWAY))
 
 test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
-	@$(call PYTEST_SUITE,integration,$(AGAIN))
+	@$(call SUITE,integration,tests/integration)
 
-test-e2e: $(VENV) demo-model cluster-build ## Whole journeys on the whole fleet
-	@$(call PYTEST_SUITE,e2e,$(AGAIN))
+test-e2e: ## Whole journeys on the whole fleet
+	@$(MAKE) --jobs 2 --keep-going test-e2e-fleet test-e2e-rollouts test-e2e-capacity
+
+test-e2e-fleet: $(VENV) demo-model cluster-build ## Installation, models, quickstart, crashes, permissions
+	@$(call SUITE,e2e-fleet,tests/e2e --ignore=tests/e2e/rollouts --ignore=tests/e2e/capacity)
+
+test-e2e-rollouts: $(VENV) demo-model cluster-build ## Canaries, aborts, the kill switch
+	@$(call SUITE,e2e-rollouts,tests/e2e/rollouts)
+
+test-e2e-capacity: $(VENV) demo-model cluster-build ## Autoscaling, warm pools, spot, budgets
+	@$(call SUITE,e2e-capacity,tests/e2e/capacity)
 
 .PHONY: lint format
 lint: $(VENV) chart-lint image-lint check-generated ## Check format, style, types, import layers, chart and images
