@@ -18,7 +18,8 @@ PYTEST := $(PY) -m pytest
 SUITE = rm -f $(PASSED)/$(1) \
   && PYTHONUNBUFFERED=1 $(PYTEST) --verbose -o cache_dir=.pytest_cache/$(1) $(AGAIN) $(2) | sed -u 's/^/$(1): /' \
   && mkdir -p $(PASSED) && touch $(PASSED)/$(1)
-SUITES := integration e2e-fleet e2e-rollouts e2e-capacity
+# The longest first.
+SUITES := e2e-fleet integration-parts e2e-rollouts e2e-capacity integration-engine
 PASSED := build/tests-passed
 # Whoever collects tests imports what they import: those that need torch have a process of their own, beside the others.
 UNIT_TORCH := tests/unit/worker/engine tests/unit/shapes
@@ -52,7 +53,7 @@ demo: ## Set everything up and draw one picture; stays up until Ctrl-C (DEMO_ONC
 	@started=$$(date +%s); $(MAKE) setup demo-model cluster-build; \
 	  DEMO_SETUP_SECONDS=$$(( $$(date +%s) - started )) exec $(PY) -m scripts.demo
 
-.PHONY: test test-again test-unit test-e2e $(SUITES:%=test-%)
+.PHONY: test test-again test-unit test-integration test-e2e $(SUITES:%=test-%)
 # Tests of clusters and workers wait for as long as they compute: three processes, each with a cluster of its own.
 test: test-unit demo-model cluster-build ## Set everything up and run all tests
 	@$(MAKE) --jobs 3 --keep-going $(SUITES:%=test-%) || $(MAKE) test-again
@@ -77,8 +78,14 @@ unit-gateway: $(VENV)
 unit-others: $(VENV)
 	@$(PYTEST) tests/unit $(addprefix --ignore=,$(UNIT_TORCH) $(UNIT_OPERATOR) $(UNIT_GATEWAY))
 
-test-integration: $(VENV) demo-model cluster-build ## The tests of each part against the real API server
-	@$(call SUITE,integration,tests/integration)
+test-integration: ## The tests of each part against the real API server
+	@$(MAKE) --jobs 2 --keep-going test-integration-parts test-integration-engine
+
+test-integration-parts: $(VENV) demo-model cluster-build ## The API, operator, gateway, worker and chart, each as a process
+	@$(call SUITE,integration-parts,tests/integration --ignore=tests/integration/engine)
+
+test-integration-engine: $(VENV) demo-model ## Pipelines of each family, in an engine
+	@$(call SUITE,integration-engine,tests/integration/engine)
 
 test-e2e: ## Whole journeys on the whole fleet
 	@$(MAKE) --jobs 2 --keep-going test-e2e-fleet test-e2e-rollouts test-e2e-capacity
