@@ -84,7 +84,7 @@ test-integration: ## The tests of each part against the real API server
 test-integration-parts: $(VENV) demo-model cluster-build ## The API, operator, gateway, worker and chart, each as a process
 	@$(call SUITE,integration-parts,tests/integration --ignore=tests/integration/engine)
 
-# It needs no cluster: without it, it would begin before the longer suites can.
+# It needs no cluster; but without cluster-build it would begin before the longer suites can.
 test-integration-engine: $(VENV) demo-model cluster-build ## Pipelines of each family, in an engine
 	@$(call SUITE,integration-engine,tests/integration/engine)
 
