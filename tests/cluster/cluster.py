@@ -25,6 +25,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DEFAULT_FOLDER = REPOSITORY / ".cluster"
 # Reached only where something is broken: how long a thing takes says as much of the machine, and of its neighbours.
 PATIENCE_SECONDS = 120.0
+PATIENCE = f"--timeout={PATIENCE_SECONDS:.0f}s"
+"""The same, as kubectl takes it."""
 
 
 class KubectlError(RuntimeError):
@@ -111,8 +113,8 @@ class Cluster:
             name, gpus, resource, dict(labels or {}), dict(extended or {}), [dict(taint) for taint in taints]
         )
         self._start_nodes(name, self._node_config([spec], self._facts()["image_mounts"]))
-        self.kubectl("wait", "--for=create", f"node/{name}", "--timeout=120s")
-        self.kubectl("wait", "--for=condition=Ready", f"node/{name}", "--timeout=120s")
+        self.kubectl("wait", "--for=create", f"node/{name}", PATIENCE)
+        self.kubectl("wait", "--for=condition=Ready", f"node/{name}", PATIENCE)
 
     def remove_node(self, name: str) -> None:
         """End the process and delete the Node; its pods go the way of a lost node."""
@@ -155,14 +157,13 @@ class Cluster:
             bool(records) and all(r.alive() for r in records) and (self.layout.root / "cluster.json").exists()
         )
 
-    def wait_ready(self, seconds: float = PATIENCE_SECONDS) -> None:
+    def wait_ready(self) -> None:
         """Until pods can be created and run."""
         names = [f"node/{spec.name}" for config in self._node_configs() for spec in config.nodes]
-        limit = f"--timeout={seconds:.0f}s"
         for name in names:  # of several names, kubectl does not wait for those that are missing
-            self.kubectl("wait", "--for=create", name, limit)
-        self.kubectl("wait", "--for=condition=Ready", *names, limit)
-        self.kubectl("wait", "--for=create", "serviceaccount/default", limit, namespace="default")
+            self.kubectl("wait", "--for=create", name, PATIENCE)
+        self.kubectl("wait", "--for=condition=Ready", *names, PATIENCE)
+        self.kubectl("wait", "--for=create", "serviceaccount/default", PATIENCE, namespace="default")
 
     def stop(self) -> None:
         """End every process of the cluster, however it was left, and remove its folder."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .cluster import REPOSITORY, Cluster, wait_for
+from .cluster import PATIENCE, REPOSITORY, Cluster, wait_for
 
 CHART = REPOSITORY / "charts" / "imagefleet"
 # What the worker's image holds: `make demo-model` made them.
@@ -51,7 +51,7 @@ class Fleet:
         """Have so many pods of the operator or the gateway, and wait until they are there and the others gone."""
         deployment = f"deployment/{self.release}-{component}"
         self.cluster.kubectl("scale", deployment, f"--replicas={replicas}", namespace=self.namespace)
-        self.cluster.kubectl("rollout", "status", deployment, "--timeout=120s", namespace=self.namespace)
+        self.cluster.kubectl("rollout", "status", deployment, PATIENCE, namespace=self.namespace)
         wait_for(lambda: len(self.pods(component)) == replicas)
 
     def gateways(self) -> list[str]:

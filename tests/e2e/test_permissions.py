@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import wait_for
+from tests.cluster.cluster import PATIENCE, wait_for
 from tests.cluster.fleet import Fleet
 from tests.e2e.images import draw, tiny_model, wait_ready
 from tests.plugins.cluster import Kubectl
@@ -36,7 +36,7 @@ def journey(fleet: Fleet, shared_kubectl: Kubectl) -> None:
     shared_kubectl.apply(pool(pre_pull=True, spot=SPOT))
     wait_ready(shared_kubectl, "rights")
     draw(fleet.gateways()[0], f"{shared_kubectl.namespace}/rights")
-    shared_kubectl("wait", "--for=condition=Stalled", "imagemodels.imagefleet.dev/nowhere", "--timeout=120s")
+    shared_kubectl("wait", "--for=condition=Stalled", "imagemodels.imagefleet.dev/nowhere", PATIENCE)
     for selected in (("service", "imagefleet.dev/pool=rights"), ("job", "imagefleet.dev/model=nowhere")):
         before = uids(shared_kubectl, *selected)
         shared_kubectl("delete", selected[0], "-l", selected[1])

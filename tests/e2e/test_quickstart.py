@@ -13,7 +13,7 @@ from PIL import Image
 
 from shapes.scorer import score
 from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import REPOSITORY, Cluster, wait_for
+from tests.cluster.cluster import PATIENCE, PATIENCE_SECONDS, REPOSITORY, Cluster, wait_for
 from tests.cluster.fleet import Fleet
 from tests.e2e.images import PROMPT, as_png, client_of, conditions, draw, wait_ready
 from tests.pictures import opened, same
@@ -189,7 +189,7 @@ def test_a_request_waits_while_its_worker_starts(fleet: Fleet, pictures: Kubectl
     with ThreadPoolExecutor(1) as caller:
         drawing = caller.submit(draw, fleet.gateways()[0], name_of(pictures))
         pictures("scale", POOL, "--replicas=1")
-        assert drawing.result(timeout=120).size == (64, 64)
+        assert drawing.result(timeout=PATIENCE_SECONDS).size == (64, 64)
     wait_ready(pictures, "pictures")
 
 
@@ -198,8 +198,8 @@ def test_a_child_that_was_edited_or_deleted_by_hand_comes_back(pictures: Kubectl
     pictures("patch", "deployment", "pictures-workers", "--patch", '{"spec": {"replicas": 2}}')
     wait_for(lambda: pictures.get("deployment", "pictures-workers")["spec"]["replicas"] == 1)
     pictures("delete", "poddisruptionbudget,service", "pictures-workers")
-    pictures("wait", "--for=create", "service/pictures-workers", "--timeout=120s")
-    pictures("wait", "--for=create", "poddisruptionbudget/pictures-workers", "--timeout=120s")
+    pictures("wait", "--for=create", "service/pictures-workers", PATIENCE)
+    pictures("wait", "--for=create", "poddisruptionbudget/pictures-workers", PATIENCE)
     assert pictures.get("deployment", "pictures-workers")["spec"]["template"]["spec"] == edited
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.cluster.cluster import wait_for
+from tests.cluster.cluster import PATIENCE, wait_for
 from tests.cluster.fleet import MODELS, Fleet
 from tests.e2e.images import conditions, draw, tiny_model, wait_ready
 from tests.integration.engine import loras
@@ -113,7 +113,7 @@ def drawn(fleet: Fleet, kubectl: Kubectl, model: str, **more: Any) -> Image.Imag
 
 
 def test_a_model_of_a_bucket_is_what_its_folder_is_and_draws_the_same(fleet: Fleet, served: Kubectl) -> None:
-    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-s3", "--timeout=120s")
+    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-s3", PATIENCE)
     fetched = served.get("imagemodels.imagefleet.dev/tiny-s3")["status"]
     local = served.get("imagemodels.imagefleet.dev/tiny-2")["status"]
     assert fetched["digest"] == local["digest"]
@@ -129,7 +129,7 @@ def test_each_kind_of_place_gives_the_files_that_were_put_there(
     name = f"from-{scheme}"
     source = {"uri": uri, "secretRef": {"name": name}}
     served.apply(secret(name, keys) + "---\n" + manifest("ImageModel", name, {"source": source}))
-    served("wait", "--for=condition=Ready", f"imagemodels.imagefleet.dev/{name}", "--timeout=120s")
+    served("wait", "--for=condition=Ready", f"imagemodels.imagefleet.dev/{name}", PATIENCE)
     found = served.get(f"imagemodels.imagefleet.dev/{name}")["status"]
     local = served.get("imagemodels.imagefleet.dev/tiny-2")["status"]
     assert (found["digest"], found["bytes"]) == (local["digest"], local["bytes"])
@@ -152,8 +152,8 @@ def test_an_adapter_from_the_bucket_is_drawn_with_where_it_is_asked_for_and_rest
     served.apply(
         from_bucket("tiny-styled", adapters=adapters) + "---\n" + pool("tiny-2", "tiny-s3", "tiny-styled")
     )
-    served("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/tiny-styled", "--timeout=120s")
-    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-styled", "--timeout=120s")
+    served("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/tiny-styled", PATIENCE)
+    served("wait", "--for=condition=Cached", "imagemodels.imagefleet.dev/tiny-styled", PATIENCE)
     (adapter,) = served.get("imagemodels.imagefleet.dev/tiny-styled")["status"]["adapters"]
     assert (adapter["name"], adapter["digest"][:7]) == ("pixel", "sha256:")
     plain = drawn(fleet, served, "tiny-styled")

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.cluster import PATIENCE
 from tests.plugins.cluster import Kubectl
 
 Object = dict[str, Any]
@@ -48,7 +49,7 @@ def conditions(kubectl: Kubectl, name: str) -> dict[str, str]:
 
 def finish(kubectl: Kubectl, name: str, phase: str = "Succeeded") -> str:
     """Wait for the pod to end, and return what it wrote."""
-    kubectl("wait", f"--for=jsonpath={{.status.phase}}={phase}", f"pod/{name}", "--timeout=120s")
+    kubectl("wait", f"--for=jsonpath={{.status.phase}}={phase}", f"pod/{name}", PATIENCE)
     return kubectl("logs", name)
 
 

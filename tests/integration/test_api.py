@@ -19,7 +19,7 @@ from imagefleet_operator.store.records import pool_record
 
 from scripts.api_reference import fields
 from scripts.generate_crds import KINDS, custom_resource_definition
-from tests.cluster.cluster import Cluster, KubectlError
+from tests.cluster.cluster import PATIENCE, Cluster, KubectlError
 from tests.cluster.node.config import NodeSpec
 from tests.integration.manifests import (
     FOLDER,
@@ -56,7 +56,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         tmp_path_factory.mktemp("api") / "it", nodes=[NodeSpec("node-1", gpus=0)], owned=True
     )
     running.kubectl("apply", "-f", str(CRDS))
-    running.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), "--timeout=120s")
+    running.kubectl("wait", "--for=condition=Established", "-f", str(CRDS), PATIENCE)
     yield running
     running.stop()
 
@@ -303,7 +303,7 @@ def test_a_condition_is_complete(kubectl: Kubectl, missing: str, want: str) -> N
 def test_kubectl_wait_reads_the_conditions(kubectl: Kubectl) -> None:
     kubectl.apply(POOL)
     patch_status(kubectl, "imgpool/shortest", {"observedGeneration": 1, "conditions": [READY]})
-    kubectl("wait", "--for=condition=Ready=False", "imgpool/shortest", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready=False", "imgpool/shortest", PATIENCE)
 
 
 def test_a_pool_is_shown_in_columns(kubectl: Kubectl) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.cluster import PATIENCE, Cluster, wait_for
 from tests.cluster.fleet import CHART
 from tests.cluster.node.config import NodeSpec
 from tests.integration.helm import Helm, HelmError, of_kind
@@ -87,7 +87,7 @@ class Release:
 
     def wait_until_available(self) -> None:
         for deployment in DEPLOYMENTS:
-            self.kubectl("rollout", "status", f"deployment/{deployment}", "--timeout=120s")
+            self.kubectl("rollout", "status", f"deployment/{deployment}", PATIENCE)
         self.cluster.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in CRDS))
 
     def uninstall(self, release: str = RELEASE) -> str:

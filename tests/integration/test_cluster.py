@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import processes
-from tests.cluster.cluster import Cluster, KubectlError, wait_for
+from tests.cluster.cluster import PATIENCE, Cluster, KubectlError, wait_for
 from tests.integration.pods import (
     Object,
     apply,
@@ -262,17 +262,17 @@ class TestLife:
         wait_for(lambda: main_status(kubectl, "probed").get("started"))
         assert conditions(kubectl, "probed")["Ready"] == "False"
         (tmp_path / "ready").touch()
-        kubectl("wait", "--for=condition=Ready", "pod/probed", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/probed", PATIENCE)
         (tmp_path / "alive").unlink()
         wait_for(lambda: main_status(kubectl, "probed").get("restartCount"))
         (tmp_path / "alive").touch()
         wait_for(lambda: "Liveness probe failed" in kubectl("get", "events"))
-        kubectl("wait", "--for=condition=Ready", "pod/probed", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/probed", PATIENCE)
         assert main_status(kubectl, "probed")["restartCount"] == 1
 
     def test_a_killed_process_comes_back_with_its_history(self, cluster: Cluster, kubectl: Kubectl) -> None:
         apply(kubectl, pod("phoenix", container("echo run; exec sleep 1000"), restartPolicy="Always"))
-        kubectl("wait", "--for=condition=Ready", "pod/phoenix", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/phoenix", PATIENCE)
         first = cluster.pid(kubectl.namespace, "phoenix")
         cluster.kill(kubectl.namespace, "phoenix")
         again = wait_for(
@@ -317,11 +317,11 @@ class TestLife:
         )
         volumes = [{"name": "seen", "hostPath": {"path": str(tmp_path)}}]
         apply(kubectl, pod("polite", main, volumes=volumes, terminationGracePeriodSeconds=30))
-        kubectl("wait", "--for=condition=Ready", "pod/polite", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/polite", PATIENCE)
         pid = cluster.pid(kubectl.namespace, "polite")
         kubectl("delete", "pod", "polite", "--wait=false")
         wait_for(lambda: conditions(kubectl, "polite")["Ready"] == "False")
-        kubectl("wait", "--for=delete", "pod/polite", "--timeout=120s")
+        kubectl("wait", "--for=delete", "pod/polite", PATIENCE)
         assert (tmp_path / "log").read_text().split() == ["hook", "term", "done"]
         assert processes.start_time(pid) is None
 
@@ -330,10 +330,10 @@ class TestLife:
     ) -> None:
         script = "trap '' TERM; (setsid sleep 1001 &) ; while true; do sleep 0.2; done"
         apply(kubectl, pod("stubborn", container(script), terminationGracePeriodSeconds=1))
-        kubectl("wait", "--for=condition=Ready", "pod/stubborn", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/stubborn", PATIENCE)
         began = time.monotonic()
         kubectl("delete", "pod", "stubborn")
-        assert time.monotonic() - began >= 1
+        assert 1 <= time.monotonic() - began < 30  # what a pod has that asks for no other
         assert not commands_with("sleep\x001001")
 
     def test_a_job_reports_through_its_termination_message(self, kubectl: Kubectl) -> None:
@@ -341,7 +341,7 @@ class TestLife:
         spec = pod("template", container(script, securityContext=RESTRICTED))["spec"]
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "verify"}}
         apply(kubectl, {**job, "spec": {"template": {"spec": spec}}})
-        kubectl("wait", "--for=condition=Complete", "job/verify", "--timeout=120s")
+        kubectl("wait", "--for=condition=Complete", "job/verify", PATIENCE)
         (done,) = kubectl.get("pods", "-l", "job-name=verify")["items"]
         assert done["status"]["containerStatuses"][0]["state"]["terminated"]["message"] == '{"bytes": 42}\n'
 
@@ -355,7 +355,7 @@ class TestLife:
 
     def test_a_command_that_does_not_exist_is_a_start_error(self, kubectl: Kubectl) -> None:
         apply(kubectl, pod("lost", {"name": "main", "image": "any", "command": ["no-such-program"]}))
-        kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/lost", "--timeout=120s")
+        kubectl("wait", "--for=jsonpath={.status.phase}=Failed", "pod/lost", PATIENCE)
         terminated = main_status(kubectl, "lost")["state"]["terminated"]
         assert (terminated["reason"], terminated["exitCode"]) == ("StartError", 128)
         assert "not found in $PATH" in terminated["message"]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cluster import processes
 from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import REPOSITORY, Cluster, wait_for
+from tests.cluster.cluster import PATIENCE, REPOSITORY, Cluster, wait_for
 from tests.cluster.node.config import NodeSpec
 from tests.integration.pods import Object, apply, commands_with, container, finish, main_status, pod
 from tests.plugins.cluster import Kubectl
@@ -34,9 +34,9 @@ class TestScheduling:
             kubectl,
             {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec},
         )
-        kubectl("rollout", "status", "deployment/web", "--timeout=120s")
+        kubectl("rollout", "status", "deployment/web", PATIENCE)
         kubectl("set", "env", "deployment/web", "VERSION=2")
-        kubectl("rollout", "status", "deployment/web", "--timeout=120s")
+        kubectl("rollout", "status", "deployment/web", PATIENCE)
         pods = [p for p in kubectl.get("pods")["items"] if "deletionTimestamp" not in p["metadata"]]
         assert len({p["status"]["podIP"] for p in pods}) == len(pods) == 2
 
@@ -55,15 +55,15 @@ class TestScheduling:
             return container("exec sleep 1000", resources={"limits": {"nvidia.com/gpu": count}})
 
         apply(kubectl, pod("first", wants(6), terminationGracePeriodSeconds=0), pod("second", wants(3)))
-        kubectl("wait", "--for=condition=Ready", "pod/first", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/first", PATIENCE)
         wait_for(lambda: "Insufficient nvidia.com/gpu" in json.dumps(kubectl.get("pod", "second")["status"]))
         kubectl("delete", "pod", "first")
-        kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/second", PATIENCE)
 
     def test_the_audit_log_knows_who_wrote_what(self, kubectl: Kubectl, audit: AuditLog) -> None:
         mark = audit.mark()
         apply(kubectl, pod("quiet", container("exec sleep 1000")))
-        kubectl("wait", "--for=condition=Ready", "pod/quiet", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/quiet", PATIENCE)
         writes = list(audit.events(since=mark, resource="pods", namespace=kubectl.namespace, writes=True))
         assert [(e.user, e.verb) for e in writes if e.user.endswith(":admin")] == [
             ("imagefleet:admin", "create")
@@ -94,7 +94,7 @@ class TestLifecycle:
     def _crash_and_recover(self, own: Cluster, folder: Path) -> None:
         kubectl = Kubectl(own, "default")
         apply(kubectl, pod("survivor", container("exec sleep 1000"), restartPolicy="Always"))
-        kubectl("wait", "--for=condition=Ready", "pod/survivor", "--timeout=120s")
+        kubectl("wait", "--for=condition=Ready", "pod/survivor", PATIENCE)
         pid = own.pid("default", "survivor")
         (node,) = own.node_processes()
         os.kill(node.pid, signal.SIGKILL)
@@ -125,7 +125,7 @@ class TestLifecycle:
         addresses = set()
         for target in (kubectl, Kubectl(own, "default")):
             apply(target, pod("here", container("exec sleep 1000")))
-            target("wait", "--for=condition=Ready", "pod/here", "--timeout=120s")
+            target("wait", "--for=condition=Ready", "pod/here", PATIENCE)
             addresses.add(target.get("pod", "here")["status"]["podIP"])
         assert len(addresses) == 2
 

@@ -30,7 +30,7 @@ from imagefleet_runtime.gateway.watch import SOURCES, Watch
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration
 
-from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.cluster import PATIENCE, PATIENCE_SECONDS, Cluster, wait_for
 from tests.cluster.node.config import NodeSpec
 from tests.plugins.cluster import Kubectl
 
@@ -90,7 +90,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def crds(cluster: Cluster) -> None:
     cluster.kubectl("apply", "-f", CRDS)
-    cluster.kubectl("wait", "--for=condition=Established", "-f", CRDS, "--timeout=120s")
+    cluster.kubectl("wait", "--for=condition=Established", "-f", CRDS, PATIENCE)
 
 
 def worker_pod(name: str, pool: str) -> str:
@@ -156,7 +156,7 @@ class Gateway:
             headers={"content-type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=120) as reply:
+            with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as reply:
                 text, status, headers = reply.read(), reply.status, reply.headers
         except urllib.error.HTTPError as error:
             text, status, headers = error.read(), error.code, error.headers
@@ -208,7 +208,7 @@ def test_waits_for_crds_then_serves_from_manifest_to_picture(
     assert gateway.generate(name)[1]["error"]["code"] == "model_not_found"
 
     gateway.process.send_signal(signal.SIGTERM)
-    assert gateway.process.wait(timeout=120) == 0
+    assert gateway.process.wait(timeout=PATIENCE_SECONDS) == 0
     assert "a red circle" not in gateway.log.read_text()
 
 
@@ -220,14 +220,14 @@ def test_suspending_a_pool_ends_what_runs_and_lifting_it_serves_again(
     kubectl.apply(POOL % ("thumbs", "shapes"))
     kubectl.apply(worker_pod("w1", "thumbs"))
     name = f"{kubectl.namespace}/shapes"
-    kubectl("wait", "--for=condition=Ready", "pod/w1", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", "pod/w1", PATIENCE)
     wait_for(lambda: gateway.ask(f"/v1/models/{name}")[0] == 200)
 
     with ThreadPoolExecutor() as callers:
         running = callers.submit(gateway.generate, name, prompt="without end")
         wait_for(lambda: "began" in kubectl("logs", "w1"))
         kubectl("patch", "inferencepool", "thumbs", "--type=merge", '-p={"spec": {"suspend": true}}')
-        status, body, headers = running.result(timeout=120)
+        status, body, headers = running.result(timeout=PATIENCE_SECONDS)
     assert (status, body["error"]["code"]) == (503, "model_suspended")
     assert headers["x-should-retry"] == "false"
     wait_for(lambda: "called off" in kubectl("logs", "w1"))
@@ -283,9 +283,9 @@ def test_as_a_pod_it_needs_only_to_read_three_kinds(kubectl: Kubectl, tmp_path: 
     )
     kubectl("create", "secret", "generic", "caller-key", f"--from-file=caller.pem={key}")
     kubectl.apply(IN_CLUSTER % kubectl.namespace)
-    kubectl("wait", "--for=condition=Ready", "pod/gateway", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", "pod/gateway", PATIENCE)
     log = kubectl("logs", "gateway")
-    kubectl("delete", "pod", "gateway", "--wait=true", "--timeout=120s")
+    kubectl("delete", "pod", "gateway", "--wait=true", PATIENCE)
     assert "watch of" not in log
 
 

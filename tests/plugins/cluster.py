@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import PATIENCE, Cluster
 from tests.cluster.node.config import NodeSpec
 
 NODES = (NodeSpec("node-1", gpus=8),)
@@ -64,7 +64,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     """A namespace in which pods can be created. It is deleted afterwards, without waiting for it."""
     name = f"test-{uuid.uuid4().hex[:8]}"
     cluster.kubectl("create", "namespace", name)
-    cluster.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=120s", namespace=name)
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", PATIENCE, namespace=name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.cluster.cluster import PATIENCE
 from tests.e2e.callers import Callers
 from tests.e2e.images import client_of
 from tests.e2e.rollouts.pools import RESOURCE, Pool
@@ -115,7 +116,7 @@ def test_kill_switch(pictures: Pool) -> None:
     pictures.begin("shapes-2")
     pictures.apply_example("kill-switch/2-pool.yaml")
     pictures.wait(lambda: len(pictures.status()["models"]) == 2)
-    pictures.kubectl("wait", "--for=condition=Ready", RESOURCE, "--timeout=120s")
+    pictures.kubectl("wait", "--for=condition=Ready", RESOURCE, PATIENCE)
     with pictures.callers() as load:
         load.wait_for_more(10)
         pictures.apply_example("kill-switch/3-suspended.yaml")

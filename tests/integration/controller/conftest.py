@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import REPOSITORY, Cluster
+from tests.cluster.cluster import PATIENCE, REPOSITORY, Cluster
 from tests.cluster.node.config import NodeSpec
 from tests.cluster.outside import OutsideOperator, make_account, write_caller_key, write_kubeconfig
 from tests.integration.controller.pools import STARTER, image_model, pool
@@ -22,7 +22,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = tmp_path_factory.mktemp("operator-cluster") / "it"
     running = Cluster.start(folder, nodes=[NodeSpec("node-1", gpus=8)], owned=True)
     running.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "crds"))
-    running.kubectl("wait", "--for=condition=Established", "-f", str(REPOSITORY / "crds"), "--timeout=120s")
+    running.kubectl("wait", "--for=condition=Established", "-f", str(REPOSITORY / "crds"), PATIENCE)
     yield running
     running.stop()
 
@@ -86,5 +86,5 @@ def settled(kubectl: Kubectl, operator: OutsideOperator, models: Path) -> Kubect
     """A namespace with a pool of one ready fake worker that holds its model."""
     kubectl.apply(image_model(models))
     kubectl.apply(pool())
-    kubectl("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", PATIENCE)
     return kubectl

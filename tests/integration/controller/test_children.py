@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.cluster import PATIENCE, Cluster, wait_for
 from tests.cluster.outside import USER, OutsideOperator
 from tests.integration.controller.pools import (
     CHILDREN,
@@ -119,20 +119,20 @@ def test_a_child_that_is_not_ours_is_refused_and_left_alone(
     assert "Service thumbs-workers" in stalled["message"]
     assert kubectl.get("service", "thumbs-workers") == before
     kubectl("delete", "service", "thumbs-workers")
-    kubectl("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", PATIENCE)
     assert condition(kubectl, "inferencepools.imagefleet.dev", "thumbs", "Stalled=True/ChildNotOwned") is None
 
 
 def test_a_pool_that_is_made_anew_waits_for_the_end_of_the_old_children(settled: Kubectl) -> None:
     settled("delete", "inferencepools.imagefleet.dev", "thumbs")
     settled.apply(pool())
-    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=120s")
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", PATIENCE)
     events = settled("get", "events.events.k8s.io", "-o", "jsonpath={.items[*].reason}")
     assert "ChildNotOwned" not in events.split()
 
 
 def test_a_deleted_pool_leaves_nothing_behind(settled: Kubectl) -> None:
-    settled("delete", "inferencepools.imagefleet.dev", "thumbs", "--timeout=120s")
+    settled("delete", "inferencepools.imagefleet.dev", "thumbs", PATIENCE)
     wait_for(lambda: not any(exists(settled, kind, "thumbs-workers") for kind in CHILDREN))
     wait_for(lambda: not settled.get("pods", "-l", "imagefleet.dev/pool=thumbs")["items"])
 

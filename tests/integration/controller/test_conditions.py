@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.cluster.audit import AuditLog
-from tests.cluster.cluster import wait_for
+from tests.cluster.cluster import PATIENCE, wait_for
 from tests.cluster.outside import USER, OutsideOperator
 from tests.integration.controller.pools import (
     await_condition,
@@ -29,7 +29,7 @@ def test_a_child_that_the_api_server_refuses_stalls_its_pool_alone(
     stalled = await_condition(settled, "inferencepools.imagefleet.dev", "bad", "Stalled=True/ChildRejected")
     assert "restartPolicy" in stalled["message"]
     settled.apply(pool("good"))
-    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/good", "--timeout=120s")
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/good", PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_model_is_served_where_an_accelerator_can_do_what_it_asks_and_says_whe
     stalled = await_condition(kubectl, model, "shapes", "Stalled=True/OptionUnsupported")
     assert stalled["message"] == "cpu: float8-dynamic needs an accelerator with float8."
     kubectl.apply(pool("able", fake={"FAKE_ACCELERATOR": "FAKE-1"}))
-    kubectl("wait", "--for=condition=Ready", f"{pools}/able", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", f"{pools}/able", PATIENCE)
     ready = await_condition(kubectl, model, "shapes", "Ready=True/Ready")
     assert "Not on every accelerator: cpu: float8-dynamic needs" in ready["message"]
     assert condition(kubectl, pools, "thumbs", "ModelsPlaced=False/OptionUnsupported") is not None
@@ -120,5 +120,5 @@ def test_a_model_that_comes_after_its_pool_is_placed_at_once(settled: Kubectl, m
     settled("patch", "inferencepools.imagefleet.dev", "thumbs", "--type=merge", "-p", patch)
     await_condition(settled, "inferencepools.imagefleet.dev", "thumbs", "ModelsPlaced=False/ModelNotFound")
     settled.apply(image_model(models, "later"))
-    settled("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/later", "--timeout=120s")
-    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", "--timeout=120s")
+    settled("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/later", PATIENCE)
+    settled("wait", "--for=condition=Ready", "inferencepools.imagefleet.dev/thumbs", PATIENCE)

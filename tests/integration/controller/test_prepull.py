@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.cluster import wait_for
+from tests.cluster.cluster import PATIENCE, wait_for
 from tests.cluster.outside import OutsideOperator
 from tests.integration.controller.pools import await_condition, exists, manifest, pool
 from tests.plugins.cluster import Kubectl
@@ -35,7 +35,7 @@ def on_the_hub(hub: Hub) -> str:
 def verified(kubectl: Kubectl, hub: Hub) -> None:
     """The model is there, and its verification has fetched its files."""
     kubectl.apply(on_the_hub(hub))
-    kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", "imagemodels.imagefleet.dev/shapes", PATIENCE)
 
 
 def weights(cache: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster.cluster import PATIENCE, Cluster, wait_for
 from tests.cluster.outside import OutsideOperator
 from tests.integration.controller.pools import await_condition, exists, image_model, pool
 from tests.plugins.cluster import Kubectl
@@ -49,7 +49,7 @@ def apply(kubectl: Kubectl, replicas: int = 3, **spot: Any) -> None:
 
 
 def ready(kubectl: Kubectl) -> None:
-    kubectl("wait", "--for=condition=Ready", f"{POOL}/thumbs", "--timeout=120s")
+    kubectl("wait", "--for=condition=Ready", f"{POOL}/thumbs", PATIENCE)
 
 
 def workers(kubectl: Kubectl) -> list[dict[str, Any]]:

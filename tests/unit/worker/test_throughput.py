@@ -80,6 +80,8 @@ def test_steps_correct_what_was_measured_at_load() -> None:
     for _ in range(60):
         known.observe(512, 512, 2, 0.2)
     assert known.slowdown(512, 512, 2) == pytest.approx(2.0, rel=0.01)
+    # The best one stays: others on the machine may have slowed it down, as they would a picture alone.
+    assert known.best_batch(512, 512) == 2
 
 
 def test_a_batch_is_worth_what_it_is_in_like_conditions() -> None:
